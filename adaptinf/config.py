@@ -1,0 +1,415 @@
+"""Every setting of a run: YAML in, frozen dataclasses out.
+
+The dataclasses are the schema: types, defaults, bounds and one line of help each. ``load_config`` reads YAML (and
+``--key value`` overrides) against them, ``to_yaml`` writes the resolved settings back so that they can be run again,
+and ``describe`` lists every key for ``--help``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from adaptinf.errors import ConfigError
+
+Config = TypeVar("Config")
+
+
+def _option(default: Any, help: str, **bounds: float) -> Any:
+    """A field with its help; bounds are ``at_least``, ``above`` and ``at_most``. Lists and dataclasses are copied."""
+    metadata = {"help": help, "bounds": bounds}
+    if isinstance(default, type):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSpec:
+    """One dataset of the stream, read from files."""
+
+    name: str = _option("", "name of the task; unique in the stream")
+    skill: str = _option("", "what the task exercises; tasks may share a skill")
+    metric: str = _option("exact_match", "metric of the score matrix, a name of adaptinf.evaluation")
+    max_new_tokens: int = _option(32, "longest answer generated in evaluation, in tokens", at_least=1)
+    train: list[str] = _option([], "training files, relative to data.root")
+    test: list[str] = _option([], "test files, relative to data.root")
+    test_fraction: float | None = _option(
+        None, "without test files: the share of groups held out for testing", above=0, at_most=1
+    )
+    format: Literal["jsonl", "llava", "parquet", "hf"] = _option("jsonl", "format of the files")
+    image_root: str | None = _option(None, "folder of the pictures, relative to data.root (default: data.root)")
+    limit: int | None = _option(None, "take at most so many training samples, drawn by seed", at_least=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the stream of tasks comes from."""
+
+    source: Literal["demo", "bundle", "files"] = _option(
+        "demo", "demo: tasks made from pip packages; bundle: a folder of <task>.<split>.jsonl.gz; files: data.tasks"
+    )
+    root: str | None = _option(None, "folder that every path of the data is relative to and may not leave")
+    tasks: list[TaskSpec] = _option([], "the tasks, in order of arrival (source: files)")
+    order: list[str] = _option([], "names of the tasks to use, in order of arrival (default: all, as listed)")
+    train_limit: int | None = _option(None, "at most so many training samples a task, drawn by seed", at_least=1)
+    test_limit: int | None = _option(None, "at most so many test samples a task, drawn by seed", at_least=1)
+    max_bad_fraction: float = _option(
+        0.01, "broken records are quarantined; a larger share of them is an error", at_least=0, at_most=1
+    )
+    verify_images: bool = _option(True, "decode every picture while reading, so that broken ones are found at once")
+    max_pixels: int = _option(50_000_000, "a picture with more pixels is refused as a decompression bomb", at_least=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig:
+    """Pre-training of the small-vlm preset on a slice of the stream; cached by its settings and data."""
+
+    fraction: float = _option(0.3, "share of each task's training groups that it sees", above=0, at_most=1)
+    steps: int = _option(800, "optimiser steps", at_least=1)
+    batch_size: int = _option(64, "samples a step", at_least=1)
+    learning_rate: float = _option(1e-3, "peak learning rate", above=0)
+    seed: int = _option(0, "seed of initialisation and order", at_least=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The model that is tuned."""
+
+    name: str = _option("small-vlm", "a preset (small-vlm, smollm2-135m), a local folder or a Hugging Face id")
+    revision: str | None = _option(None, "commit of the Hugging Face id")
+    dtype: Literal["float32", "bfloat16", "float16"] = _option("float32", "dtype of the base weights")
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = _option("sdpa", "attention implementation")
+    quantization: Literal["8bit", "4bit"] | None = _option(None, "quantise the base weights with bitsandbytes")
+    max_length: int | None = _option(None, "longest sample in tokens (default: the model's context)", at_least=1)
+    device: str = _option("auto", "auto, cpu, cuda or cuda:N")
+    on_long: Literal["raise", "drop"] = _option("raise", "what to do with a sample longer than the context")
+    pretrain: PretrainConfig = _option(PretrainConfig, "pre-training of the small-vlm preset")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """The adapter, made by peft."""
+
+    r: int = _option(16, "rank", at_least=1)
+    alpha: float = _option(32.0, "scale numerator", above=0)
+    dropout: float = _option(0.0, "dropout of the adapter's input in training", at_least=0, at_most=1)
+    rslora: bool = _option(False, "scale by alpha/sqrt(r) instead of alpha/r")
+    target_modules: Literal["all-linear"] | list[str] = _option("all-linear", "modules that get an adapter")
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureConfig:
+    """What one pass over the pool measures."""
+
+    layers: Literal["middle", "first", "last", "all"] | list[int] = _option(
+        "middle", "decoder layers whose parameters' gradients are sketched"
+    )
+    parameters: Literal["lora", "linear"] = _option("lora", "the layers' LoRA parameters, or their full Linear weights")
+    sketch: Literal["sjlt", "rademacher", "xorts", "kron"] = _option("sjlt", "kind of random projection")
+    k: int = _option(1024, "dimension of the sketch", at_least=1)
+    sketch_seed: int = _option(0, "seed of the projection", at_least=0)
+    nonzeros: int = _option(4, "entries per column of the sjlt sketch", at_least=1)
+    loss: Literal["mean_answer_tokens", "sum"] = _option("mean_answer_tokens", "loss whose gradient is taken")
+    hidden_layer: Literal["last"] | int = _option("last", "decoder layer whose mean hidden state is kept")
+    image_grounding: Literal["remove", "zero"] = _option(
+        "remove", "the 'without image' pass removes the picture (paper) or zeroes it (released code)"
+    )
+    batch_tokens: int = _option(4096, "tokens a batch of the pass over the pool", at_least=1)
+    on_nonfinite: Literal["raise", "drop", "zero"] = _option("raise", "what to do with a NaN or infinite feature")
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectionConfig:
+    """How a budget is spread over the pool."""
+
+    n_clusters: Literal["auto"] | int = _option(10, "pseudo-skill clusters; auto: the elbow of the inertia", at_least=1)
+    scorers: list[str] = _option(
+        ["perplexity", "el2n", "entropy", "image_grounding"], "scorers each cluster chooses from"
+    )
+    bins: int = _option(50, "bins of the scorers' histograms and of the coverage sampling", at_least=2)
+
+
+@dataclasses.dataclass(frozen=True)
+class PruneConfig:
+    """What stays in the pool for later steps."""
+
+    pool_budget: float | int | None = _option(
+        None, "size of the pool after a step: a share of all samples so far, or samples (default: no pruning)", above=0
+    )
+    keep: Literal["reference", "greedy"] = _option(
+        "reference", "similarity that counts: to every earlier sample (SemDeDup), or to the kept ones only"
+    )
+    order: Literal["shuffle", "centroid_distance"] = _option("shuffle", "which of two near-duplicates comes first")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """One LoRA fit on the selected samples."""
+
+    epochs: float = _option(1.0, "passes over the selected samples", above=0)
+    steps: int | None = _option(None, "optimiser steps; overrides epochs", at_least=1)
+    batch_size: int = _option(16, "samples a forward pass", at_least=1)
+    gradient_accumulation: int = _option(1, "forward passes a step", at_least=1)
+    learning_rate: float = _option(2e-4, "peak learning rate of AdamW", above=0)
+    schedule: Literal["cosine", "linear", "constant"] = _option("cosine", "learning rate after the warm-up")
+    warmup_ratio: float = _option(0.03, "share of the steps that warm up", at_least=0, at_most=1)
+    weight_decay: float = _option(0.0, "decoupled weight decay", at_least=0)
+    max_grad_norm: float = _option(1.0, "gradients are clipped to this norm", above=0)
+    gradient_checkpointing: bool = _option(False, "recompute activations in the backward pass to save memory")
+    carry_lora: Literal["continue", "merge", "fresh"] = _option(
+        "continue", "adapter at the next step: the same one, merged into the base and new, or new"
+    )
+    on_nonfinite: Literal["raise", "skip"] = _option("raise", "what to do with a step whose loss is not finite")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation after each step."""
+
+    limit: int | None = _option(None, "test samples a task (default: all)", at_least=1)
+    batch_size: int = _option(32, "samples generated at once", at_least=1)
+    future_tasks: bool = _option(True, "also evaluate tasks that have not arrived (forward transfer)")
+    nll: bool = _option(True, "also measure the answers' negative log-likelihood")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig:
+    """The HTML report."""
+
+    gallery: int = _option(6, "samples shown for each decision (selected, kept, dropped) of a step", at_least=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """One run: one stream, one model, one strategy."""
+
+    out: str | None = _option(None, "directory of the run; an unfinished run in it is continued")
+    seed: int = _option(0, "seed of everything that draws", at_least=0)
+    strategy: str = _option(
+        "paper", "sequential, multitask, random_replay, paper, released, lite or a registered selector"
+    )
+    budget: float | int = _option(
+        0.25, "training samples of a step: a share of the pool at that step (0 to 1], or a whole number", above=0
+    )
+    cache: str | None = _option(None, "folder of reusable files (default: $ADAPTINF_CACHE or ~/.cache/adaptinf)")
+    data: DataConfig = _option(DataConfig, "the stream of tasks")
+    model: ModelConfig = _option(ModelConfig, "the model")
+    lora: LoraConfig = _option(LoraConfig, "the adapter")
+    features: FeatureConfig = _option(FeatureConfig, "the pass over the pool")
+    selection: SelectionConfig = _option(SelectionConfig, "how samples are chosen")
+    pruning: PruneConfig = _option(PruneConfig, "what the pool keeps")
+    training: TrainConfig = _option(TrainConfig, "the LoRA fit")
+    evaluation: EvalConfig = _option(EvalConfig, "evaluation")
+    report: ReportConfig = _option(ReportConfig, "the report")
+
+    @property
+    def cache_dir(self) -> Path:
+        """``cache``, else ``$ADAPTINF_CACHE``, else ``~/.cache/adaptinf``."""
+        return Path(self.cache or os.environ.get("ADAPTINF_CACHE") or "~/.cache/adaptinf").expanduser()
+
+
+def load_config(source: Path | str | Mapping[str, Any], overrides: Mapping[str, str] | None = None) -> RunConfig:
+    """Read a run's settings from a YAML file or a mapping; overrides are ``{"training.steps": "10"}``, values as YAML.
+
+    Raises:
+        ConfigError: the file cannot be read, a key is unknown (the nearest valid one is named), or a value has the
+            wrong type, is not one of the choices or is out of bounds.
+    """
+    raw = _read_yaml(Path(source)) if isinstance(source, (str, Path)) else source
+    tree = to_dict(from_dict(RunConfig, raw))
+    for key, text in (overrides or {}).items():
+        _override(tree, key, text)
+    return from_dict(RunConfig, tree)
+
+
+def from_dict(cls: type[Config], raw: Any, path: str = "") -> Config:
+    """A dataclass of this module from plain data; ``path`` is where in the file it stands, for the messages."""
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"expected keys and values, got {raw!r}", item=path or "configuration", remedy=_keys_of(cls))
+    hints = get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for key, value in raw.items():
+        if key not in hints:
+            raise _unknown_key(cls, str(key), path)
+        values[key] = _coerce(value, hints[key], _join(path, key))
+    for field in dataclasses.fields(cls):  # pyright: ignore[reportArgumentType]
+        if field.name in values:
+            _check_bounds(field, values[field.name], _join(path, field.name))
+    return cls(**values)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Every key with its resolved value, as plain data that ``from_dict`` reads back."""
+    return dataclasses.asdict(config)
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The resolved settings; ``load_config`` of this text in a file gives an equal ``RunConfig``."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True, width=120)
+
+
+class Key(NamedTuple):
+    """One line of ``--help``."""
+
+    name: str
+    type: str
+    default: Any
+    help: str
+
+
+def describe(cls: type = RunConfig, prefix: str = "") -> Iterator[Key]:
+    """Every key, depth first, in the order of the file."""
+    hints = get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        name, hint = _join(prefix, field.name), hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            yield from describe(hint, name)  # pyright: ignore[reportArgumentType]
+            continue
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        yield Key(name, _type_name(hint), default, field.metadata["help"])
+        for item in get_args(hint):
+            if dataclasses.is_dataclass(item):
+                yield from describe(item, f"{name}[]")  # pyright: ignore[reportArgumentType]
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML itself lets a key written twice silently win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        twice = {key for key in keys if keys.count(key) > 1}
+        if twice:
+            raise ConfigError(f"{min(twice)!r} is written twice{node.start_mark}", remedy="keep one of them")
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(file: Path) -> Any:
+    try:
+        raw = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except OSError as error:
+        raise ConfigError(f"cannot be read ({error.strerror})", item=str(file), remedy="check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"is not YAML: {error}", item=str(file)) from error
+    return {} if raw is None else raw
+
+
+def _override(tree: dict[str, Any], key: str, text: str) -> None:
+    """Set ``key`` in plain data to the value that ``text`` means for the type of that key."""
+    *parents, last = key.replace("-", "_").split(".")
+    cls: Any = RunConfig
+    for depth, parent in enumerate(parents):
+        hints = get_type_hints(cls)
+        if not dataclasses.is_dataclass(hints.get(parent)):
+            raise _unknown_key(cls, ".".join([*parents[depth:], last]), ".".join(parents[:depth]))
+        cls, tree = hints[parent], tree[parent]
+    hints = get_type_hints(cls)
+    if last not in hints:
+        raise _unknown_key(cls, last, ".".join(parents))
+    options = _options(hints[last])
+    if str in options:
+        value = None if type(None) in options and text.lower() in {"null", "none", "~", ""} else text
+    else:
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"cannot read the value {text!r}", item=key) from error
+        if isinstance(value, str) and list[str] in options and not _fits_choice(value, options):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+    tree[last] = value
+
+
+def _coerce(value: Any, hint: Any, path: str) -> Any:
+    """``value`` as the first option of ``hint`` that takes it, else a ConfigError naming what is allowed."""
+    options = _options(hint)
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else from_dict(hint, value, path)  # pyright: ignore[reportArgumentType]
+    if (value is None and type(None) in options) or _fits_choice(value, options):
+        return value
+    if type(value) in options:  # bool is not int, and int stays int where both int and float are allowed
+        return value
+    for option in options:
+        if get_origin(option) is list and isinstance(value, (list, tuple)):
+            return [_coerce(item, get_args(option)[0], f"{path}[{index}]") for index, item in enumerate(value)]
+    number = _number(value)
+    if number is not None and int in options and number.is_integer():
+        return int(number)
+    if number is not None and float in options:
+        return number
+    raise ConfigError(f"expected {_type_name(hint)}, got {value!r}", item=path)
+
+
+def _number(value: Any) -> float | None:
+    """Numbers, and the text "1e-3", which YAML 1.1 does not read as a number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def _check_bounds(field: dataclasses.Field[Any], value: Any, path: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return
+    bounds = field.metadata["bounds"]
+    text = {"at_least": ">=", "above": ">", "at_most": "<="}
+    wanted = " and ".join(f"{text[name]} {bound:g}" for name, bound in bounds.items())
+    inside = (
+        value >= bounds.get("at_least", float("-inf"))
+        and value <= bounds.get("at_most", float("inf"))
+        and (value > bounds["above"] if "above" in bounds else True)
+    )
+    if bounds and not inside:
+        raise ConfigError(f"must be {wanted}, got {value!r}", item=path)
+    if isinstance(value, float) and path in {"budget", "pruning.pool_budget"} and value > 1:
+        raise ConfigError(f"a share must be <= 1, got {value!r}", item=path, remedy="write a whole number for samples")
+
+
+def _unknown_key(cls: type, key: str, path: str) -> ConfigError:
+    """Name the nearest key at this place, else the nearest in the whole file (a key in the wrong section)."""
+    here = {_join(path, name) for name in get_type_hints(cls)}
+    wrong = _join(path, key)
+    near = difflib.get_close_matches(wrong, here, n=1, cutoff=0.75)
+    if not near:
+        deepest_first = sorted((name for name, *_ in describe()), key=lambda name: -name.count("."))
+        last = {name.rpartition(".")[2]: name for name in deepest_first}
+        near = [last[match] for match in difflib.get_close_matches(key.rpartition(".")[2], last, n=1, cutoff=0.75)]
+    remedy = f"did you mean {near[0]!r}?" if near else _keys_of(cls)
+    return ConfigError("unknown key", item=wrong, remedy=remedy)
+
+
+def _keys_of(cls: type) -> str:
+    return "valid keys: " + ", ".join(get_type_hints(cls))
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _fits_choice(value: Any, options: Iterable[Any]) -> bool:
+    return isinstance(value, str) and any(value in get_args(one) for one in options if get_origin(one) is Literal)
+
+
+def _type_name(hint: Any) -> str:
+    names = []
+    for option in _options(hint):
+        if get_origin(option) is Literal:
+            names += [str(choice) for choice in get_args(option)]
+        elif get_origin(option) is list:
+            names.append(f"list of {_type_name(get_args(option)[0])}")
+        else:
+            names.append("null" if option is type(None) else option.__name__)
+    return " | ".join(names)

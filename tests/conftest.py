@@ -1,0 +1,25 @@
+"""Fixtures every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the working tree."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The bundle of real data: ``$ADAPTINF_SHARED_DATA``, else ``../shared/data`` beside the repository."""
+    place = Path(os.environ.get("ADAPTINF_SHARED_DATA") or REPOSITORY.parent / "shared" / "data")
+    if not (place / "instruct").is_dir():
+        pytest.skip(f"no data bundle at {place}; set ADAPTINF_SHARED_DATA to its folder")
+    return place
