@@ -1,0 +1,8 @@
+"""One pass over a model: per-sample gradient sketches, token scores and hidden means together."""
+
+from adaptinf.capture.extract import SCORES, extract
+from adaptinf.capture.features import Features
+from adaptinf.capture.tap import GradientSink, capture
+from adaptinf.capture.targets import find_targets, layer_indices
+
+__all__ = ["SCORES", "Features", "GradientSink", "capture", "extract", "find_targets", "layer_indices"]

@@ -1,0 +1,29 @@
+"""Durable, identified artefacts: a directory is visible only when it is complete and hashed."""
+
+from adaptinf.store.artefact import create, is_complete, manifest, remove_partial, verify
+from adaptinf.store.io import (
+    digest,
+    read_json,
+    read_table,
+    read_tensors,
+    replace_file,
+    write_json,
+    write_table,
+    write_tensors,
+)
+
+__all__ = [
+    "create",
+    "digest",
+    "is_complete",
+    "manifest",
+    "read_json",
+    "read_table",
+    "read_tensors",
+    "remove_partial",
+    "replace_file",
+    "verify",
+    "write_json",
+    "write_table",
+    "write_tensors",
+]
