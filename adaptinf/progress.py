@@ -1,0 +1,34 @@
+"""The one progress bar: label, count, remaining time and items per second, on stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from typing import TypeVar
+
+from tqdm.auto import tqdm
+
+Item = TypeVar("Item")
+
+
+def progress(
+    items: Iterable[Item] | None, label: str, *, total: int | None = None, unit: str = "sample", initial: int = 0
+) -> tqdm[Item]:
+    """A bar over ``items``, or (``items=None``) one advanced by ``.update(n)`` and closed by ``with``.
+
+    ``ADAPTINF_PROGRESS=0`` switches every bar off. Away from a terminal a bar writes a line at most every ten seconds.
+    """
+    return tqdm(
+        items,
+        desc=label,
+        total=total,
+        initial=initial,
+        unit=unit,
+        unit_scale=False,
+        file=sys.stderr,
+        disable=os.environ.get("ADAPTINF_PROGRESS") == "0",
+        mininterval=0.2 if sys.stderr.isatty() else 10.0,
+        dynamic_ncols=True,
+        leave=False,
+    )
