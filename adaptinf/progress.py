@@ -1,4 +1,4 @@
-"""The one progress bar: label, count, remaining time and items per second, on stderr."""
+"""The one progress bar: description, count, remaining time and items per second, on stderr."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 
 
 def progress(
-    items: Iterable[Item] | None, label: str, *, total: int | None = None, unit: str = "sample", initial: int = 0
+    items: Iterable[Item] | None = None, description: str = "", *, total: int | None = None, unit: str = "sample"
 ) -> tqdm[Item]:
     """A bar over ``items``, or (``items=None``) one advanced by ``.update(n)`` and closed by ``with``.
 
@@ -21,9 +21,8 @@ def progress(
     """
     return tqdm(
         items,
-        desc=label,
+        desc=description,
         total=total,
-        initial=initial,
         unit=unit,
         unit_scale=False,
         file=sys.stderr,
