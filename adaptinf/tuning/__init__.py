@@ -1,0 +1,7 @@
+"""LoRA tuning on selected samples, and the lifelong loop as a resumable state machine."""
+
+from adaptinf.tuning.fit import FitResult, fit
+from adaptinf.tuning.loop import run
+from adaptinf.tuning.strategy import STRATEGIES, Strategy, make_strategy
+
+__all__ = ["STRATEGIES", "FitResult", "Strategy", "fit", "make_strategy", "run"]

@@ -1,0 +1,188 @@
+"""One LoRA fit on given samples: the transformers Trainer, with losses and gradients checked by sample id."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from adaptinf.config import TrainConfig
+from adaptinf.data import Sample
+from adaptinf.errors import EmptyTaskError, NonFiniteError
+from adaptinf.models import Encoded, LanguageModel
+from adaptinf.progress import progress
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """``history``: one row an optimiser step (``step, loss, learning_rate, grad_norm``); ``flops`` by the counting model;
+    ``dropped``: samples left out, as (id, reason); ``skipped``: ids whose step was skipped as non-finite."""
+
+    history: pa.Table
+    steps: int
+    n_samples: int
+    flops: float
+    dropped: list[tuple[str, str]]
+    skipped: list[str]
+
+
+def fit(lm: LanguageModel, samples: Sequence[Sample], config: TrainConfig, *, seed: int, on_long: str = "raise") -> FitResult:
+    """Train the parameters of ``lm`` that ask for a gradient on ``samples``, in place.
+
+    Loss: token mean of the answers' NLL over a step. AdamW (betas 0.9, 0.999), warm-up then ``config.schedule``; the
+    order of the samples, dropout and everything else that draws follow ``seed``.
+
+    Raises EmptyTaskError without samples, NonFiniteError naming the ids of the batch (``on_nonfinite=raise``), and the
+    encoder's errors (``on_long=raise``).
+    """
+    encoded, dropped = lm.encoder.encode_all(samples, on_error="drop" if on_long == "drop" else "raise")
+    if not encoded:
+        raise EmptyTaskError("there is no sample to train on", remedy="raise the budget, or see why samples were dropped")
+    watch = _Watch(config.on_nonfinite)
+    flops = _Flops(lm)
+    with tempfile.TemporaryDirectory(prefix="adaptinf-trainer-") as scratch:
+        trainer = _Trainer(
+            model=lm.model,
+            args=_arguments(config, seed, scratch, lm.device),
+            train_dataset=_Encodings(encoded),
+            data_collator=lambda batch: _collate(lm, batch),
+            callbacks=[watch, _Bar()],
+        )
+        trainer.remove_callback(ProgressCallback)
+        trainer.remove_callback(PrinterCallback)
+        trainer.watch, trainer.count_flops = watch, flops
+        was_cached = getattr(lm.model.config, "use_cache", None)
+        trainer.train()
+        lm.model.config.use_cache = was_cached
+    lm.model.eval()
+    log = [row for row in trainer.state.log_history if "loss" in row]
+    history = pa.table(
+        {
+            "step": pa.array([row["step"] for row in log], pa.int64()),
+            "loss": pa.array([row["loss"] for row in log], pa.float64()),
+            "learning_rate": pa.array([row["learning_rate"] for row in log], pa.float64()),
+            "grad_norm": pa.array([row["grad_norm"] for row in log], pa.float64()),
+        }
+    )
+    return FitResult(history, trainer.state.global_step, len(encoded), flops.total, dropped, watch.skipped)
+
+
+class _Encodings(torch.utils.data.Dataset):
+    def __init__(self, encoded: Sequence[Encoded]) -> None:
+        self.encoded = encoded
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def __getitem__(self, index: int) -> Encoded:
+        return self.encoded[index]
+
+
+def _collate(lm: LanguageModel, batch: Sequence[Encoded]) -> dict[str, Any]:
+    inputs = lm.encoder.collate(batch, padding_side="right")
+    return {**inputs, "ids": [one.id for one in batch], "lengths": [len(one.input_ids) for one in batch]}
+
+
+def _arguments(config: TrainConfig, seed: int, scratch: str, device: torch.device) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=scratch,
+        num_train_epochs=config.epochs,
+        max_steps=config.steps or -1,
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type={"constant": "constant_with_warmup"}.get(config.schedule, config.schedule),
+        warmup_steps=config.warmup_ratio,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        optim="adamw_torch",
+        seed=seed,
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=device.type == "cuda",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to=[],
+        remove_unused_columns=False,
+        disable_tqdm=True,
+    )
+
+
+@dataclass
+class _Flops:
+    """Forward, and a backward through every layer, of each batch that was trained on."""
+
+    lm: LanguageModel
+    total: float = 0.0
+
+    def __call__(self, lengths: Sequence[int]) -> None:
+        self.total += self.lm.flops(lengths, backward_layers=len(self.lm.decoder_layers))
+
+
+class _Trainer(Trainer):
+    """Looks at each micro-batch's loss while the ids that made it are known."""
+
+    watch: _Watch
+    count_flops: _Flops
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        self.count_flops(inputs.pop("lengths"))
+        ids = inputs.pop("ids")
+        return self.watch.check(super().compute_loss(model, inputs, *args, **kwargs), ids, model)
+
+
+@dataclass
+class _Watch(TrainerCallback):
+    """The policy for a non-finite loss or gradient: name the samples, or skip the step and count them."""
+
+    policy: str
+    skipped: list[str] = field(default_factory=list)
+    step_ids: list[str] = field(default_factory=list)
+
+    def check(self, loss: Tensor, ids: list[str], model: nn.Module) -> Tensor:
+        self.step_ids += ids
+        if bool(torch.isfinite(loss)):
+            return loss
+        self._fail("loss", ids)
+        asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return torch.stack([parameter.sum() for parameter in asking]).sum() * 0.0
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        parameters = [p for p in kwargs["model"].parameters() if p.grad is not None]
+        finite = torch.stack([torch.isfinite(p.grad).all() for p in parameters]).all()
+        if not bool(finite):
+            self._fail("gradient", self.step_ids)
+            for parameter in parameters:
+                parameter.grad = None
+        self.step_ids = []
+
+    def _fail(self, what: str, ids: list[str]) -> None:
+        if self.policy == "raise":
+            raise NonFiniteError(
+                f"the {what} of a training step on {len(ids)} samples is not finite ({', '.join(ids[:8])})",
+                item=ids[0],
+                remedy="check these samples, lower training.learning_rate, or set training.on_nonfinite to skip",
+            )
+        self.skipped += ids
+
+
+class _Bar(TrainerCallback):
+    """Progress in samples, in the same style as every other long step."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar = progress(total=state.max_steps * args.train_batch_size * args.gradient_accumulation_steps, description="training", unit="sample")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar.update(args.train_batch_size * args.gradient_accumulation_steps)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar.close()

@@ -1,0 +1,280 @@
+"""The lifelong loop as a state machine.
+
+At each arrival: features of the pool, selection, training, evaluation, pruning. Every arrow writes one artefact (see
+docs/architecture.md, "The run directory") and reads only artefacts, the data and the base model; an arrow whose artefact
+is complete is not run again. So a run killed anywhere continues where it died and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from adaptinf_kernels import Sketch
+
+from adaptinf.capture import Features, extract
+from adaptinf.config import RunConfig, to_dict, to_yaml
+from adaptinf.data import Sample, TaskStream, load_stream, split_pretraining
+from adaptinf.errors import EmptyTaskError, IdentityError
+from adaptinf.evaluation import evaluate_stream, write_results
+from adaptinf.models import LanguageModel, load_model, save_adapter
+from adaptinf.selection import Pool, prune
+from adaptinf.store import create, digest, is_complete, manifest, read_json, read_table, replace_file, write_json, write_table
+from adaptinf.store.io import json_bytes
+from adaptinf.tuning.decisions import cluster_map, decisions_table, gallery_table, pool_table, read_selection
+from adaptinf.tuning.fit import fit
+from adaptinf.tuning.lineage import Lineage
+from adaptinf.tuning.outcome import outcome
+from adaptinf.tuning.seeds import stage_seed
+from adaptinf.tuning.strategy import make_strategy
+
+
+def run(config: RunConfig, out: Path | str | None = None) -> Path:
+    """Run (or continue) one strategy over one stream in the directory ``out`` and return it.
+
+    Raises IdentityError when the directory holds a run of another configuration or other data, and whatever the
+    stages raise; artefacts already complete stay, and the next call continues after them.
+    """
+    place = Path(out or config.out or f"runs/{config.strategy}")
+    place.mkdir(parents=True, exist_ok=True)
+    _claim(place, config)
+    stream = load_stream(config.data, seed=config.seed, quarantine=place / "quarantine.jsonl")
+    pretraining: list[Sample] = []
+    if config.model.name == "small-vlm":
+        pretraining, stream = split_pretraining(stream, config.model.pretrain.fraction, config.model.pretrain.seed)
+    Loop(config, place, stream, pretraining).run()
+    return place
+
+
+@dataclass
+class Step:
+    """One arrival: its number (1-based), its folder, and the ids of the pool with whether they are new."""
+
+    number: int
+    place: Path
+    pool: list[str]
+    new: set[str]
+    n_seen: int
+
+    @property
+    def is_new(self) -> np.ndarray:
+        return np.array([id in self.new for id in self.pool], bool)
+
+
+class Loop:
+    def __init__(self, config: RunConfig, place: Path, stream: TaskStream, pretraining: list[Sample]) -> None:
+        self.config, self.place, self.stream = config, place, stream
+        self.strategy = make_strategy(config)
+        self.samples = {sample.id: sample for task in stream for sample in task.train}
+        for task in stream:
+            if not task.train or not task.test:
+                raise EmptyTaskError(
+                    f"has {len(task.train)} training and {len(task.test)} test samples",
+                    item=task.name,
+                    remedy="check its files and limits, or leave it out of data.order",
+                )
+        cache = config.cache_dir
+        self.adapters: dict[int, Path] = {}
+        self.lineage = Lineage(config, lambda: load_model(config.model, pretraining=pretraining, cache=cache), self.adapters)
+        self._parent = digest({"config": _identity(config), "stream": stream.fingerprint()})
+
+    def run(self) -> None:
+        self._describe_stream()
+        base = self.place / "steps" / "00_base"
+        self._stage(base / "evaluation", lambda to: self._evaluate(to, 0))
+        pool: list[str] = []
+        n_seen = 0
+        for number, task in enumerate(self.stream, start=1):
+            new = [sample.id for sample in task.train]
+            n_seen += len(new)
+            step = Step(number, self.place / "steps" / f"{number:02d}_{task.name}", pool + new, set(new), n_seen)
+            if self.strategy.trains_at(number, len(self.stream)):
+                pool = self._step(step)
+            else:
+                pool = step.pool
+        result = outcome(self.config, self.stream, self.place)
+        replace_file(self.place / "metrics.json", json_bytes(result))
+
+    def _step(self, step: Step) -> list[str]:
+        """The five arrows of one arrival; returns the pool that it leaves."""
+        place = step.place
+        if self._needs_features():
+            self._stage(place / "features", lambda to: self._extract(to, step))
+        self._stage(place / "selection", lambda to: self._select(to, step))
+        self._stage(place / "training", lambda to: self._train(to, step))
+        self.adapters[step.number] = place / "training" / "adapter"
+        self._stage(place / "evaluation", lambda to: self._evaluate(to, step.number))
+        self._stage(place / "pool", lambda to: self._prune(to, step))
+        table = read_table(place / "pool" / "pool.parquet")
+        return [id for id, kept in zip(table["id"].to_pylist(), table["kept"].to_pylist(), strict=True) if kept]
+
+    def _extract(self, to: Path, step: Step) -> tuple[float, int]:
+        features = self.config.features
+        needs = self.strategy.selector.needs()
+        found = extract(
+            self.lineage.after(self._trained_before(step)),
+            [self.samples[id] for id in step.pool],
+            sketch=_make_sketch(self.config) if needs.sketch else None,
+            layers=features.layers,
+            parameters=features.parameters,
+            scores=sorted(needs.scores),
+            hidden=features.hidden_layer if needs.hidden or self.strategy.pool_budget is not None else None,
+            image_grounding=features.image_grounding,
+            loss=features.loss,
+            batch_tokens=features.batch_tokens,
+            on_nonfinite=features.on_nonfinite,
+            on_error=self.config.model.on_long,
+            description=f"step {step.number}: features",
+        )
+        found.save(to)
+        return found.flops, len(step.pool)
+
+    def _select(self, to: Path, step: Step) -> tuple[float, int]:
+        features = Features.load(step.place / "features") if self._needs_features() else None
+        pool = self._pool(step, features)
+        budget = self.strategy.budget(self.config.budget, step.n_seen, len(pool.ids))
+        selection = self.strategy.selector.select(pool, budget, stage_seed(self.config.seed, step.number, "selection"))
+        write_table(to / "decisions.parquet", decisions_table(pool, selection, features))
+        write_json(to / "summary.json", {**selection.summary, "budget": budget, "n_pool": len(step.pool), "n_seen": step.n_seen})
+        if features is not None and features.sketch is not None:
+            write_table(to / "map.parquet", cluster_map(features))
+        return 0.0, len(pool.ids)
+
+    def _train(self, to: Path, step: Step) -> tuple[float, int]:
+        chosen = read_selection(step.place / "selection")
+        lm = self.lineage.start_of(step.number)
+        self.lineage.forget()
+        seed = stage_seed(self.config.seed, step.number, "training")
+        result = fit(lm, [self.samples[id] for id in chosen], self.config.training, seed=seed, on_long=self.config.model.on_long)
+        save_adapter(lm, to / "adapter")
+        write_table(to / "history.parquet", result.history)
+        counters = {"steps": result.steps, "dropped": dict(result.dropped), "skipped": result.skipped}
+        write_json(to / "counters.json", counters)
+        return result.flops, result.n_samples
+
+    def _evaluate(self, to: Path, step: int) -> tuple[float, int]:
+        known = self.stream.tasks if self.config.evaluation.future_tasks else self.stream.tasks[: max(step, 1)]
+        evaluation = self.config.evaluation
+        results = evaluate_stream(
+            self.lineage.after(step),
+            known,
+            limit=evaluation.limit,
+            batch_size=evaluation.batch_size,
+            seed=stage_seed(self.config.seed, 0, "evaluation"),
+            nll=evaluation.nll,
+        )
+        write_results(to, results)
+        return sum(result.flops for result in results), sum(result.n for result in results)
+
+    def _prune(self, to: Path, step: Step) -> tuple[float, int]:
+        decisions = read_table(step.place / "selection" / "decisions.parquet")
+        size = self.strategy.pool_size(step.n_seen, len(decisions))
+        pruned = None
+        if self.strategy.pool_budget is not None:
+            hidden = Features.load(step.place / "features").hidden
+            pruned = prune(
+                decisions,
+                hidden,
+                size,
+                clusters=decisions["cluster"].to_numpy(),
+                order=self.config.pruning.order,
+                keep=self.config.pruning.keep,
+                seed=stage_seed(self.config.seed, step.number, "pool"),
+            )
+        table = pool_table(decisions, pruned)
+        write_table(to / "pool.parquet", table)
+        seed = stage_seed(self.config.seed, step.number, "gallery")
+        write_table(to / "gallery.parquet", gallery_table(table, self.samples, self.config.report.gallery, seed))
+        return 0.0, len(decisions)
+
+    def _pool(self, step: Step, features: Features | None) -> Pool:
+        """What the selector sees: the samples with features, or all of the pool where it needs none."""
+        ids = features.ids if features is not None else step.pool
+        return Pool(
+            ids=ids,
+            tasks=[self.samples[id].task for id in ids],
+            is_new=np.array([id in step.new for id in ids], bool),
+            scores=features.scores if features is not None else {},
+            sketch=features.sketch if features is not None else None,
+            hidden=features.hidden if features is not None else None,
+        )
+
+    def _needs_features(self) -> bool:
+        needs = self.strategy.selector.needs()
+        return needs.sketch or needs.hidden or bool(needs.scores) or self.strategy.pool_budget is not None
+
+    def _trained_before(self, step: Step) -> int:
+        return max((number for number in self.adapters if number < step.number), default=0)
+
+    def _stage(self, path: Path, work: Callable[[Path], tuple[float, int]]) -> None:
+        """One arrow: run ``work`` unless its artefact is complete. The identity chains the stages: each names its parent."""
+        identity = {"parent": self._parent}
+        if not is_complete(path, identity):
+            with create(path, identity) as staging:
+                started = time.perf_counter()
+                flops, items = work(staging)
+                seconds = time.perf_counter() - started
+                rate = items / seconds if seconds else 0.0
+                timing = {"seconds": seconds, "flops": flops, "items": items, "items_per_second": rate}
+                write_json(staging / "timing.json", timing)
+        self._parent = digest(manifest(path))
+
+    def _describe_stream(self) -> None:
+        tasks = [
+            {"name": t.name, "skill": t.skill, "metric": t.metric, "n_train": len(t.train), "n_test": len(t.test)}
+            for t in self.stream
+        ]
+        about = {"tasks": tasks, "fingerprint": self.stream.fingerprint(), "quarantined": self.stream.quarantined}
+        file = self.place / "stream.json"
+        if file.exists() and read_json(file)["fingerprint"] != about["fingerprint"]:
+            raise IdentityError(
+                "the data changed since this run began", item=str(file), remedy="choose another output directory"
+            )
+        replace_file(file, json_bytes(about))
+
+
+def _make_sketch(config: RunConfig) -> Sketch:
+    features = config.features
+    if features.sketch == "sjlt":
+        return Sketch(kind="sjlt", k=features.k, seed=features.sketch_seed, nonzeros=features.nonzeros)
+    return Sketch(kind=features.sketch, k=features.k, seed=features.sketch_seed)
+
+
+def _identity(config: RunConfig) -> dict[str, Any]:
+    """The settings that decide the results: all but where they are written and how they are shown."""
+    settings = to_dict(config)
+    for name in ("out", "cache", "report"):
+        settings.pop(name)
+    return settings
+
+
+def _claim(place: Path, config: RunConfig) -> None:
+    """Write the resolved configuration, or compare with the one that is there."""
+    from adaptinf.config import load_config
+
+    file = place / "config.yaml"
+    if file.exists():
+        found, wanted = _flat(_identity(load_config(file))), _flat(_identity(config))
+        differing = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+        if differing:
+            raise IdentityError(
+                f"holds a run of another configuration (they differ in: {', '.join(differing)})",
+                item=str(place),
+                remedy="choose another output directory with --out, or delete this one",
+            )
+    replace_file(file, to_yaml(config).encode())
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat

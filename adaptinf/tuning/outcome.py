@@ -1,0 +1,98 @@
+"""``metrics.json``: the score matrix, every metric, and what each stage cost, read back from the artefacts."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adaptinf.config import RunConfig
+from adaptinf.data import TaskStream
+from adaptinf.evaluation import continual_metrics, metric_versions
+from adaptinf.store import is_complete, read_json, read_table
+
+STAGES = ("features", "selection", "training", "evaluation", "pool")
+PACKAGES = ("adaptinf", "torch", "transformers", "peft", "numpy", "pyarrow", "tokenizers")
+
+
+def outcome(config: RunConfig, stream: TaskStream, place: Path) -> dict[str, Any]:
+    """Everything but ``seconds`` (and what follows from it) is a function of the configuration and the data."""
+    names = [task.name for task in stream]
+    folders = {0: "00_base", **{i: f"{i:02d}_{name}" for i, name in enumerate(names, start=1)}}
+    steps = [place / "steps" / folder for folder in folders.values()]
+    scores, nll = _matrix(steps, names, "scores"), _matrix(steps, names, "nll")
+    metrics = continual_metrics(scores[1:], zero_shot=scores[0])
+    n_pool, n_selected, n_after = zip(*(_counts(step) for step in steps[1:]), strict=True)
+    seconds, flops = _costs(steps, "seconds"), _costs(steps, "flops")
+    return {
+        "strategy": config.strategy,
+        "tasks": names,
+        "score_matrix": scores,
+        "nll_matrix": nll,
+        "metrics": metrics,
+        **metrics,
+        "seconds": {**seconds, **_saving(seconds["per_step"], n_pool, n_selected)},
+        "flops": {**flops, **_saving(flops["per_step"], n_pool, n_selected)},
+        "n_selected": n_selected,
+        "n_pool": n_pool,
+        "n_pool_after": n_after,
+        "budget": config.budget,
+        "seed": config.seed,
+        "counters": _counters(stream, steps[1:]),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}, **metric_versions()},
+    }
+
+
+def _matrix(steps: list[Path], names: list[str], key: str) -> np.ndarray:
+    """Row 0 the base model, row i after step i; NaN where nothing was measured."""
+    matrix = np.full((len(steps), len(names)), np.nan)
+    for row, step in enumerate(steps):
+        if is_complete(step / "evaluation"):
+            found = read_json(step / "evaluation" / "result.json")[key]
+            matrix[row] = [found[name] if found.get(name) is not None else np.nan for name in names]
+    return matrix
+
+
+def _counts(step: Path) -> tuple[int, int, int]:
+    """Pool before the step, selected, pool after; zeros for a step that did not train."""
+    if not is_complete(step / "pool"):
+        return 0, 0, 0
+    table = read_table(step / "pool" / "pool.parquet")
+    return len(table), int(table["selected"].to_numpy().sum()), int(table["kept"].to_numpy().sum())
+
+
+def _costs(steps: list[Path], key: str) -> dict[str, Any]:
+    per_step = []
+    for step in steps:
+        row = {stage: read_json(step / stage / "timing.json")[key] for stage in STAGES if is_complete(step / stage)}
+        per_step.append({stage: row.get(stage, 0.0) for stage in STAGES})
+    total = {stage: sum(row[stage] for row in per_step) for stage in STAGES}
+    return {"total": sum(total.values()), **total, "per_step": per_step}
+
+
+def _saving(per_step: list[dict[str, float]], n_pool: tuple[int, ...], n_selected: tuple[int, ...]) -> dict[str, float]:
+    """What choosing cost, and the training it saved: that of the unselected rest of each pool, at the cost of the
+    samples that were trained on (an extrapolation)."""
+    cost = sum(row["features"] + row["selection"] + row["pool"] for row in per_step[1:])
+    saved = sum(
+        row["training"] * (pool / selected - 1)
+        for row, pool, selected in zip(per_step[1:], n_pool, n_selected, strict=True)
+        if selected
+    )
+    return {"choosing": cost, "training_saved": saved}
+
+
+def _counters(stream: TaskStream, steps: list[Path]) -> dict[str, Any]:
+    counters = {"quarantined": stream.quarantined, "dropped": 0, "zeroed": 0, "skipped_in_training": 0}
+    for step in steps:
+        if is_complete(step / "features"):
+            counters["dropped"] += len(read_table(step / "features" / "dropped.parquet"))
+            counters["zeroed"] += len(read_json(step / "features" / "identity.json")["zeroed"])
+        if is_complete(step / "training"):
+            trained = read_json(step / "training" / "counters.json")
+            counters["dropped"] += len(trained["dropped"])
+            counters["skipped_in_training"] += len(trained["skipped"])
+    return counters

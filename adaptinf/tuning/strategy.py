@@ -1,0 +1,76 @@
+"""What a strategy is to the loop: a selector, and when and from what it trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from adaptinf.config import RunConfig
+from adaptinf.errors import BudgetError, ConfigError
+from adaptinf.selection import Selector, make_selector
+
+LITE_POOL_BUDGET = 0.5
+"""LITE prunes always; this is its pool, as a share of all samples so far, where the configuration names none."""
+
+STRATEGIES = ("sequential", "multitask", "random_replay", "paper", "released", "lite")
+
+_SELECTORS = {"sequential": "new_only", "multitask": "full", "random_replay": "random"}
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """``budgeted``: selects ``config.budget`` samples a step, else all that it selects from. ``only_last``: trains once,
+    at the last arrival (joint training). ``pool_budget``: size the pool is pruned to after a step, None keeps all."""
+
+    name: str
+    selector: Selector
+    budgeted: bool
+    only_last: bool
+    pool_budget: float | int | None
+
+    def trains_at(self, step: int, steps: int) -> bool:
+        return step == steps or not self.only_last
+
+    def budget(self, wanted: float | int, n_seen: int, n_pool: int) -> int:
+        """Samples to select: a share is one of all samples that have arrived, never more than the pool holds.
+
+        Raises BudgetError for a whole number larger than the pool.
+        """
+        if not self.budgeted:
+            return n_pool
+        if isinstance(wanted, float):
+            return min(max(1, round(wanted * n_seen)), n_pool)
+        if wanted > n_pool:
+            raise BudgetError(
+                f"asks for {wanted} samples of a pool of {n_pool}",
+                item="budget",
+                remedy="lower it, or give a share of the samples seen so far, such as 0.25",
+            )
+        return wanted
+
+    def pool_size(self, n_seen: int, n_pool: int) -> int:
+        """How many samples stay in the pool after a step."""
+        wanted = self.pool_budget
+        if wanted is None:
+            return n_pool
+        return min(n_pool, max(1, round(wanted * n_seen)) if isinstance(wanted, float) else wanted)
+
+
+def make_strategy(config: RunConfig) -> Strategy:
+    """The strategy that ``config.strategy`` names: one of STRATEGIES, or any registered selector.
+
+    - ``sequential``: all of the arriving dataset, nothing older;
+    - ``multitask``: everything that ever arrived, trained on once at the end (the joint reference);
+    - ``random_replay``: ``budget`` samples drawn uniformly from the pool;
+    - ``paper``, ``released``, ``lite``: Adapt-inf, see :mod:`adaptinf.selection`; ``lite`` always prunes.
+    """
+    name = config.strategy
+    selector = make_selector(_SELECTORS.get(name, name), config.selection)
+    unbudgeted = name in ("sequential", "multitask")
+    pool_budget = config.pruning.pool_budget
+    if name in _SELECTORS and pool_budget is not None:
+        raise ConfigError(
+            f"has no effect on {name}, which keeps no clustered pool", item="pruning.pool_budget", remedy="leave it out"
+        )
+    if name == "lite" and pool_budget is None:
+        pool_budget = LITE_POOL_BUDGET
+    return Strategy(name, selector, not unbudgeted, name == "multitask", pool_budget)
