@@ -1,0 +1,201 @@
+"""Evaluation of a model on tasks: greedy answers, their scores, and the likelihood of the right answers."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from adaptinf.errors import ArtefactError, ConfigError, EmptyTaskError
+from adaptinf.evaluation.metrics import get_metric, metric_versions, score
+from adaptinf.progress import progress
+from adaptinf.store import read_json, read_table, write_json, write_table
+
+if TYPE_CHECKING:
+    from adaptinf.data import Sample, TaskDataset
+    from adaptinf.models import LanguageModel
+
+SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "task": pa.string(),
+        "prediction": pa.string(),
+        "answer": pa.string(),
+        "score": pa.float64(),
+        "strict": pa.float64(),
+        "normalised": pa.float64(),
+        "parsed": pa.bool_(),
+        "nll": pa.float64(),
+    }
+)
+"""One row a test sample. ``parsed``: the prediction holds an answer in the form that the metric needs."""
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """One task's result: means over its ``n`` test samples.
+
+    ``score`` by the task's ``metric``; ``strict`` and ``normalised`` the exact matches before and after normalisation
+    (what lies between them is format, not knowledge); ``nll`` the mean over samples of the answers' mean negative
+    log-likelihood in nats, which no format can disturb (NaN if not measured); ``n_unparsable`` counts predictions
+    without an answer in the form that the metric needs, ``flops`` what it cost by the counting model.
+    """
+
+    name: str
+    metric: str
+    score: float
+    strict: float
+    normalised: float
+    nll: float
+    n: int
+    n_unparsable: int
+    flops: float
+    predictions: pa.Table
+
+
+def evaluate_task(
+    lm: LanguageModel,
+    task: TaskDataset,
+    *,
+    limit: int | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    nll: bool = True,
+) -> TaskResult:
+    """Answer the test samples greedily and score the answers; with ``nll``, also the right answers' likelihood.
+
+    ``limit`` takes so many samples, drawn by ``seed`` and the samples' ids alone (:func:`draw`).
+
+    The counted ``flops`` take the generation for one pass over prompt and right answer.
+
+    Raises:
+        EmptyTaskError: the task has no test sample.
+        ConfigError: there is no such metric, or the limit is less than one.
+        DataError: a right answer lacks what the metric compares, such as a box.
+        NonFiniteError, SampleTooLongError, EmptyAnswerError: by the model's passes, naming the sample.
+    """
+    metric = get_metric(task.metric)
+    if not task.test:
+        raise EmptyTaskError("has no test sample", item=task.name, remedy="give test files or data.tasks[].test_fraction")
+    samples = draw(task.test, limit, seed)
+    answers = [sample.answer for sample in samples]
+    predictions = lm.generate(
+        samples, max_new_tokens=task.max_new_tokens, batch_size=batch_size, progress=f"{task.name}: answers"
+    )
+    losses, flops = _likelihood(lm, samples, task.name) if nll else (np.full(len(samples), np.nan), 0.0)
+    generation = flops if nll else lm.flops([len(lm.encoder.encode(sample).input_ids) for sample in samples])
+    sources = [_source(sample) for sample in samples] if metric.needs_source else None
+    table = pa.table(
+        {
+            "id": [sample.id for sample in samples],
+            "task": [task.name] * len(samples),
+            "prediction": predictions,
+            "answer": answers,
+            "score": score(task.metric, predictions, answers, sources=sources),
+            "strict": score("exact_match", predictions, answers),
+            "normalised": score("accuracy", predictions, answers),
+            "parsed": [metric.parse(prediction) is not None for prediction in predictions],
+            "nll": losses,
+        },
+        schema=SCHEMA,
+    )
+    return _summary(task.name, task.metric, table, generation + flops)
+
+
+def evaluate_stream(
+    lm: LanguageModel,
+    tasks: Iterable[TaskDataset],
+    *,
+    limit: int | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    nll: bool = True,
+) -> list[TaskResult]:
+    """:func:`evaluate_task` of each task, in order."""
+    return [
+        evaluate_task(lm, task, limit=limit, batch_size=batch_size, seed=seed, nll=nll)
+        for task in progress(list(tasks), "evaluation", unit="task")
+    ]
+
+
+def draw(samples: Sequence[Sample], limit: int | None, seed: int) -> list[Sample]:
+    """At most ``limit`` samples, in their order: those with the smallest sha256 of seed and id.
+
+    A sample's place in the draw depends on nothing else, so a larger limit contains a smaller one's samples.
+    """
+    if limit is None:
+        return list(samples)
+    if limit < 1:
+        raise ConfigError(f"must be >= 1, got {limit}", item="evaluation.limit", remedy="leave it out to use all samples")
+    rank = {sample.id: hashlib.sha256(f"{seed}:{sample.id}".encode()).digest() for sample in samples}
+    drawn = set(sorted(rank, key=rank.__getitem__)[:limit])
+    return [sample for sample in samples if sample.id in drawn]
+
+
+def write_results(directory: Path, results: Sequence[TaskResult]) -> None:
+    """``result.json`` (by field, then task) and ``predictions.parquet`` of one evaluation."""
+    fields: dict[str, Any] = {
+        "metric": {result.name: result.metric for result in results},
+        "scores": {result.name: result.score for result in results},
+        "strict": {result.name: result.strict for result in results},
+        "normalised": {result.name: result.normalised for result in results},
+        "nll": {result.name: result.nll for result in results},
+        "n": {result.name: result.n for result in results},
+        "n_unparsable": {result.name: result.n_unparsable for result in results},
+        "flops": {result.name: result.flops for result in results},
+        "order": [result.name for result in results],
+        "versions": metric_versions(),
+    }
+    write_json(directory / "result.json", fields)
+    write_table(directory / "predictions.parquet", pa.concat_tables([SCHEMA.empty_table(), *(r.predictions for r in results)]))
+
+
+def read_results(directory: Path) -> list[TaskResult]:
+    """What :func:`write_results` wrote; raises ArtefactError if the two files do not belong together."""
+    found = read_json(directory / "result.json")
+    table = read_table(directory / "predictions.parquet")
+    if table.schema.names != SCHEMA.names:
+        raise ArtefactError(
+            f"has the columns {table.schema.names}, expected {SCHEMA.names}", item=str(directory), remedy="evaluate again"
+        )
+    tasks = np.array(table["task"].to_pylist(), dtype=object)
+    results = []
+    for name in found["order"]:
+        rows = table.filter(pa.array(tasks == name))
+        if len(rows) != found["n"][name]:
+            raise ArtefactError(
+                f"holds {len(rows)} predictions of {name}, result.json counts {found['n'][name]}",
+                item=str(directory),
+                remedy="evaluate again",
+            )
+        results.append(_summary(name, found["metric"][name], rows, found["flops"][name]))
+    return results
+
+
+def _summary(name: str, metric: str, table: pa.Table, flops: float) -> TaskResult:
+    means = {column: math.fsum(table[column].to_pylist()) / len(table) for column in ("score", "strict", "normalised", "nll")}
+    n_unparsable = table["parsed"].to_pylist().count(False)
+    return TaskResult(name, metric, **means, n=len(table), n_unparsable=n_unparsable, flops=flops, predictions=table)
+
+
+def _likelihood(lm: LanguageModel, samples: Sequence[Sample], label: str) -> tuple[np.ndarray, float]:
+    """Mean NLL of each answer, and the pass's FLOPs."""
+    from adaptinf.capture import extract
+
+    features = extract(lm, samples, sketch=None, scores=("nll",), hidden=None, description=f"{label}: likelihood")
+    by_id = dict(zip(features.ids, features.scores["nll"], strict=True))
+    return np.array([by_id[sample.id] for sample in samples]), features.flops
+
+
+def _source(sample: Sample) -> str:
+    """The text to rewrite: ``meta["source_text"]``, else the prompt without its first line, the instruction."""
+    if "source_text" in sample.meta:
+        return str(sample.meta["source_text"])
+    _, _, text = sample.prompt.partition("\n")
+    return text or sample.prompt
