@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+
 @pytest.fixture(scope="module")
 def ranks(repository: Path) -> dict[str, int]:
     """``{"adaptinf.cli": 8, ...}``, read from the table that people read."""

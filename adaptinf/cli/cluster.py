@@ -1,0 +1,38 @@
+"""Group the samples of features into pseudo-skills by k-means on their gradient sketches."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from adaptinf.cli.pool import add_features, output_file, read_features
+from adaptinf.cli.settings import add_settings, read_settings
+from adaptinf.errors import ArtefactError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_features(parser)
+    parser.add_argument(
+        "--out", type=Path, default=Path("clusters.parquet"), help="Parquet file of id, task and cluster"
+    )
+    add_settings(parser, "seed", "selection.n_clusters")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    config = read_settings(arguments)
+    features, tasks = read_features(arguments.features)
+    if features.sketch is None:
+        raise ArtefactError(
+            "has no sketches to cluster", item=str(arguments.features[0]), remedy="extract with --strategy paper"
+        )
+
+    import pyarrow as pa
+
+    from adaptinf.selection import cluster
+    from adaptinf.store import write_table
+
+    found = cluster(features.sketch, config.selection.n_clusters, seed=config.seed)
+    columns = {"id": pa.array(features.ids, pa.string()), "task": pa.array(tasks, pa.string()), "cluster": found.labels}
+    write_table(output_file(arguments.out), pa.table(columns))
+    print(f"{len(tasks)} samples in {found.k} clusters of {', '.join(map(str, found.sizes))}: {arguments.out}")
+    return 0

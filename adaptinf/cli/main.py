@@ -1,0 +1,66 @@
+"""Parse the command line, run one subcommand, turn its failure into a message and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from adaptinf import __version__
+from adaptinf.cli import cluster, demo, doctor, features, prune, report, run, select, version
+from adaptinf.cli.settings import split_settings
+from adaptinf.errors import AdaptinfError
+
+COMMANDS = {
+    "run": run,
+    "demo": demo,
+    "features": features,
+    "cluster": cluster,
+    "select": select,
+    "prune": prune,
+    "report": report,
+    "doctor": doctor,
+    "version": version,
+}
+
+FAILED = 2
+INTERRUPTED = 130
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The exit code: 0 done, 1 a check of ``doctor`` failed, 2 an error that was explained, 130 interrupted."""
+    try:
+        arguments = parse(sys.argv[1:] if words is None else words)
+        return arguments.execute(arguments)
+    except AdaptinfError as error:
+        print(f"adaptinf: {type(error).__name__}: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("\nadaptinf: interrupted; run again with the same directory to continue", file=sys.stderr)
+        return INTERRUPTED
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The command's arguments; ``overrides`` holds its ``--key value`` settings."""
+    parser = argparse.ArgumentParser(
+        prog="adaptinf", description="Lifelong multimodal instruction tuning: choose, train, evaluate, prune."
+    )
+    parser.add_argument("--version", action="version", version=f"adaptinf {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        summary = (command.__doc__ or "").strip().splitlines()[0]
+        subparser = commands.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        subparser.set_defaults(execute=command.execute, settings=None, overrides={})
+        command.add_arguments(subparser)
+    overrides: dict[str, str] = {}
+    if words and words[0] in commands.choices:
+        words, overrides = split_settings(words, commands.choices[words[0]])
+    arguments = parser.parse_args(words)
+    arguments.overrides = overrides
+    return arguments
