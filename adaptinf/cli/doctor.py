@@ -18,6 +18,7 @@ from adaptinf.cli.version import installed
 from adaptinf.config import RunConfig
 
 GIGABYTE = 1 << 30
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - its size is asked, nothing is written
 NEEDED_DISK = 2 * GIGABYTE
 NEEDED_SHARED_MEMORY = GIGABYTE // 4
 
@@ -69,12 +70,8 @@ def check_machine() -> Iterator[Finding]:
     recent = sys.version_info >= (3, 10)
     yield Finding("python", recent, f"{platform.python_version()} ({platform.machine()})", required=True)
     yield Finding("cores", True, str(len(os.sched_getaffinity(0))))
-    yield check_space(
-        "cache", RunConfig().cache_dir, NEEDED_DISK, "models and picture features go there; set ADAPTINF_CACHE"
-    )
-    yield check_space(
-        "/dev/shm", Path("/dev/shm"), NEEDED_SHARED_MEMORY, "data loader workers need it; docker run --shm-size=1g"
-    )
+    yield check_space("cache", RunConfig().cache_dir, NEEDED_DISK, "models are kept there; set ADAPTINF_CACHE")
+    yield check_space("shared memory", SHARED_MEMORY, NEEDED_SHARED_MEMORY, "data workers use it; docker --shm-size=1g")
 
 
 def check_space(name: str, place: Path, needed: int, remedy: str) -> Finding:

@@ -26,14 +26,14 @@ def execute(arguments: argparse.Namespace) -> int:
         raise ConfigError("has no value", item="pruning.pool_budget", remedy="write --pruning.pool_budget 0.5")
     features, _ = read_features(arguments.features)
 
-    import pyarrow.compute as pc
+    import pyarrow as pa
 
     from adaptinf.selection import prune, resolve_budget
     from adaptinf.store import read_table, write_table
     from adaptinf.tuning.decisions import pool_table
 
     decisions = read_table(arguments.decisions)
-    usable = decisions.filter(pc.invert(decisions["dropped"]))
+    usable = decisions.filter(pa.array(~decisions["dropped"].to_numpy()))
     if features.hidden is None or usable["id"].to_pylist() != features.ids:
         raise ArtefactError(
             "does not list the samples of the features, in their order",
@@ -43,7 +43,7 @@ def execute(arguments: argparse.Namespace) -> int:
     pruned = prune(
         usable,
         features.hidden,
-        resolve_budget(size, len(usable)),
+        resolve_budget(size, len(usable), capped=True),
         clusters=usable["cluster"].to_numpy(),
         order=config.pruning.order,
         keep=config.pruning.keep,

@@ -1,4 +1,4 @@
-"""The folder ``kernels/`` must never be mistaken for Hugging Face's package of that name, which transformers imports."""
+"""The folder ``kernels/`` must never be taken for Hugging Face's package of that name, which transformers imports."""
 
 from __future__ import annotations
 
