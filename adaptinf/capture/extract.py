@@ -23,7 +23,7 @@ from adaptinf.capture.layout import Layout, batches, layout, segment_sum
 from adaptinf.capture.tap import GradientSink, capture
 from adaptinf.capture.targets import Layers, Parameters, find_targets
 from adaptinf.data import Sample
-from adaptinf.errors import ConfigError, EmptyTaskError, NonFiniteError, SampleTooLongError
+from adaptinf.errors import ConfigError, EmptyTaskError, NonFiniteError, SampleTooLongError, UnsupportedModelError
 from adaptinf.models import Encoded, LanguageModel, wrap
 from adaptinf.progress import progress
 
@@ -73,6 +73,10 @@ def extract(
     for name in scores:
         if name not in SCORES:
             raise ConfigError("is no score", item=name, remedy=f"choose from {', '.join(SCORES)}")
+    if packed and not lm.supports_packing:
+        raise UnsupportedModelError(
+            "cannot tell packed samples apart", item=lm.name, remedy="extract with packed=False (padded batches)"
+        )
     if not dataset:
         raise EmptyTaskError("there is no sample to extract features from", remedy="check the readers' limits and filters")
     encoded, dropped = lm.encoder.encode_all(dataset, on_error=on_error)
@@ -161,7 +165,7 @@ class _Pass:
             scale = torch.ones_like(where.answer_lengths) if self.loss == "sum" else where.answer_lengths
             per_token = (1.0 / scale.float()).repeat_interleave(where.answer_lengths)
             answers.backward((token.grad_hidden * per_token[:, None]).to(answers.dtype))
-        self.flops += lm.flops([len(e.input_ids) for e in batch], backward_layers=len(self.targets) and self._depth())
+        self.flops += lm.flops([len(e.input_ids) for e in batch], backward_layers=self._depth() if backward else 0)
         return self._collect(batch, where, states.detach(), token, weight, bias)
 
     def _depth(self) -> int:

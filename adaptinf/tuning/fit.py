@@ -125,7 +125,7 @@ class _Flops:
     total: float = 0.0
 
     def __call__(self, lengths: Sequence[int]) -> None:
-        self.total += self.lm.flops(lengths, backward_layers=len(self.lm.decoder_layers))
+        self.total += self.lm.flops(lengths, backward_layers=len(self.lm.decoder_layers), weight_gradients=True)
 
 
 class _Trainer(Trainer):

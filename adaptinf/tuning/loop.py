@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from adaptinf_kernels import Sketch
 
-from adaptinf.capture import Features, extract
+from adaptinf.capture import SCORES, Features, extract
 from adaptinf.config import RunConfig, to_dict, to_yaml
 from adaptinf.data import Sample, TaskStream, load_stream, split_pretraining
 from adaptinf.errors import EmptyTaskError, IdentityError
@@ -122,7 +122,7 @@ class Loop:
             sketch=_make_sketch(self.config) if needs.sketch else None,
             layers=features.layers,
             parameters=features.parameters,
-            scores=sorted(needs.scores),
+            scores=[name for name in needs.scores if name in SCORES],
             hidden=features.hidden_layer if needs.hidden or self.strategy.pool_budget is not None else None,
             image_grounding=features.image_grounding,
             loss=features.loss,
@@ -176,12 +176,13 @@ class Loop:
         size = self.strategy.pool_size(step.n_seen, len(decisions))
         pruned = None
         if self.strategy.pool_budget is not None:
-            hidden = Features.load(step.place / "features").hidden
+            features = Features.load(step.place / "features")
+            usable = decisions.slice(0, len(features))  # the samples without features come last and are not kept
             pruned = prune(
-                decisions,
-                hidden,
+                usable,
+                features.hidden,
                 size,
-                clusters=decisions["cluster"].to_numpy(),
+                clusters=usable["cluster"].to_numpy(),
                 order=self.config.pruning.order,
                 keep=self.config.pruning.keep,
                 seed=stage_seed(self.config.seed, step.number, "pool"),
