@@ -6,7 +6,7 @@ import math
 import re
 from typing import NamedTuple
 
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _BOX = re.compile(r"[\[(]\s*" + r"\s*,\s*".join([f"({_NUMBER})"] * 4) + r"\s*[\])]")
 
 

@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from adaptinf.errors import DataError
 
 Scores = NDArray[np.float64]
+_REMEDY = "give finite numbers, and NaN where nothing was measured"
+
 Reference = Literal["learned", "zero_shot", "single_task", "joint"]
 
 
@@ -131,7 +133,7 @@ def _matrix(matrix: ArrayLike) -> Scores:
         raise DataError(
             f"has {stages} stages for {tasks} tasks",
             item="matrix",
-            remedy="the untrained model's row belongs into zero_shot; each further row follows the learning of one task",
+            remedy="each row follows the learning of one task; the untrained model's row belongs into zero_shot",
         )
     return scores
 
@@ -149,14 +151,16 @@ def _vector(values: ArrayLike | None, name: str, tasks: int) -> Scores:
 def _weights(weights: ArrayLike | None, tasks: int) -> Scores:
     vector = _vector(weights, "weights", tasks)
     if weights is not None and not (np.all(vector >= 0) and vector[0] > 0):
-        raise DataError(f"are {vector.tolist()}", item="weights", remedy="give numbers >= 0, that of the first task > 0")
+        raise DataError(f"are {vector.tolist()}", item="weights", remedy="give numbers >= 0, the first one > 0")
     return vector
 
 
 def _reference(reference: Reference | ArrayLike | None, named: dict[str, Scores], tasks: int) -> Scores:
     if isinstance(reference, str):
         if reference not in named:
-            raise DataError(f"is no reference: {reference!r}", item="reference", remedy=f"choose one of {', '.join(named)}")
+            raise DataError(
+                f"is {reference!r}", item="reference", remedy=f"choose one of {', '.join(named)}, or a vector"
+            )
         return named[reference]
     return _vector(reference, "reference", tasks)
 
@@ -165,7 +169,7 @@ def _floats(values: ArrayLike, name: str) -> Scores:
     try:
         array = np.array(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise DataError(f"is no array of numbers ({error})", item=name, remedy="write NaN where nothing was measured") from error
+        raise DataError(f"is no array of numbers ({error})", item=name, remedy=_REMEDY) from error
     if np.isinf(array).any():
-        raise DataError("holds an infinite score", item=name, remedy="write NaN where nothing was measured")
+        raise DataError("holds an infinite score", item=name, remedy=_REMEDY)
     return array

@@ -82,7 +82,7 @@ def evaluate_task(
     """
     metric = get_metric(task.metric)
     if not task.test:
-        raise EmptyTaskError("has no test sample", item=task.name, remedy="give test files or data.tasks[].test_fraction")
+        raise EmptyTaskError("has no test sample", item=task.name, remedy="give test files or a test_fraction")
     samples = draw(task.test, limit, seed)
     answers = [sample.answer for sample in samples]
     predictions = lm.generate(
@@ -132,7 +132,7 @@ def draw(samples: Sequence[Sample], limit: int | None, seed: int) -> list[Sample
     if limit is None:
         return list(samples)
     if limit < 1:
-        raise ConfigError(f"must be >= 1, got {limit}", item="evaluation.limit", remedy="leave it out to use all samples")
+        raise ConfigError(f"must be >= 1, got {limit}", item="evaluation.limit", remedy="leave it out to use all")
     rank = {sample.id: hashlib.sha256(f"{seed}:{sample.id}".encode()).digest() for sample in samples}
     drawn = set(sorted(rank, key=rank.__getitem__)[:limit])
     return [sample for sample in samples if sample.id in drawn]
@@ -153,7 +153,8 @@ def write_results(directory: Path, results: Sequence[TaskResult]) -> None:
         "versions": metric_versions(),
     }
     write_json(directory / "result.json", fields)
-    write_table(directory / "predictions.parquet", pa.concat_tables([SCHEMA.empty_table(), *(r.predictions for r in results)]))
+    tables = [SCHEMA.empty_table(), *(result.predictions for result in results)]
+    write_table(directory / "predictions.parquet", pa.concat_tables(tables))
 
 
 def read_results(directory: Path) -> list[TaskResult]:
@@ -162,7 +163,9 @@ def read_results(directory: Path) -> list[TaskResult]:
     table = read_table(directory / "predictions.parquet")
     if table.schema.names != SCHEMA.names:
         raise ArtefactError(
-            f"has the columns {table.schema.names}, expected {SCHEMA.names}", item=str(directory), remedy="evaluate again"
+            f"has the columns {table.schema.names}, expected {SCHEMA.names}",
+            item=str(directory),
+            remedy="evaluate again",
         )
     tasks = np.array(table["task"].to_pylist(), dtype=object)
     results = []
@@ -179,7 +182,8 @@ def read_results(directory: Path) -> list[TaskResult]:
 
 
 def _summary(name: str, metric: str, table: pa.Table, flops: float) -> TaskResult:
-    means = {column: math.fsum(table[column].to_pylist()) / len(table) for column in ("score", "strict", "normalised", "nll")}
+    columns = ("score", "strict", "normalised", "nll")
+    means = {column: math.fsum(table[column].to_pylist()) / len(table) for column in columns}
     n_unparsable = table["parsed"].to_pylist().count(False)
     return TaskResult(name, metric, **means, n=len(table), n_unparsable=n_unparsable, flops=flops, predictions=table)
 

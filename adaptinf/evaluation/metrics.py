@@ -32,7 +32,7 @@ PACKAGES = {"rouge_score": "rouge-score", "sacrebleu": "sacrebleu", "regex": "re
 
 @dataclass(frozen=True)
 class Metric:
-    """``score(prediction, references, source)`` in [0, 1]; ``parse`` gives None for a prediction that holds no answer."""
+    """``score(prediction, references, source)`` in [0, 1]; ``parse(prediction)`` is None where it holds no answer."""
 
     name: str
     score: Scorer
@@ -43,8 +43,12 @@ class Metric:
 _METRICS: dict[str, Metric] = {}
 
 
+def _not_blank(text: str) -> str | None:
+    return text.strip() or None
+
+
 def register_metric(
-    name: str, *, parse: Callable[[str], Any] = lambda text: text.strip() or None, needs_source: bool = False
+    name: str, *, parse: Callable[[str], Any] = _not_blank, needs_source: bool = False
 ) -> Callable[[Scorer], Scorer]:
     """Decorator: make ``score(prediction, references, source) -> float`` known as ``name``.
 
@@ -121,7 +125,9 @@ def corpus_bleu(predictions: Sequence[str], references: Sequence[References]) ->
     lists = [[reference] if isinstance(reference, str) else list(reference) for reference in references]
     if len(predictions) != len(lists) or not lists or not all(lists):
         raise DataError(
-            f"got {len(predictions)} predictions, {len(lists)} references", item="bleu", remedy="give one of each or more"
+            f"got {len(predictions)} predictions, {len(lists)} references",
+            item="bleu",
+            remedy="give a prediction and at least one reference for each sample",
         )
     most = max(map(len, lists))
     streams = [[space_out(texts[k]) if k < len(texts) else None for texts in lists] for k in range(most)]
@@ -130,25 +136,51 @@ def corpus_bleu(predictions: Sequence[str], references: Sequence[References]) ->
 
 def metric_versions() -> dict[str, str]:
     """Versions of the libraries that metrics are computed with."""
-    found = {}
-    for package in PACKAGES.values():
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    return {package: _version(package) for package in PACKAGES.values()}
 
 
-def _best_of(compare: Callable[[str, str], float]) -> Scorer:
-    """A metric of one reference, for several: the best one counts."""
-    return lambda prediction, references, source: max(compare(prediction, reference) for reference in references)
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
+Pair = Callable[[str, str], float]
+
+
+def _of_one_reference(name: str, *, parse: Callable[[str], Any] = _not_blank) -> Callable[[Pair], Pair]:
+    """Register ``compare(prediction, reference)``; of several references the best counts."""
+
+    def register(compare: Pair) -> Pair:
+        register_metric(name, parse=parse)(lambda given, references, _: max(compare(given, one) for one in references))
+        return compare
+
+    return register
+
+
+@_of_one_reference("exact_match")
+def _exact_match(prediction: str, reference: str) -> float:
+    return float(prediction.strip() == reference.strip())
+
+
+@_of_one_reference("accuracy")
+def _accuracy(prediction: str, reference: str) -> float:
+    return float(normalise(prediction) == normalise(reference))
+
+
+@_of_one_reference("contains")
 def _contains(prediction: str, reference: str) -> float:
     needle, hay = tokens(normalise(reference)), tokens(normalise(prediction))
     return float(any(hay[i : i + len(needle)] == needle for i in range(len(hay) - len(needle) + 1)))
 
 
+@_of_one_reference("choice", parse=choice_letter)
+def _choice(prediction: str, reference: str) -> float:
+    return float(choice_letter(prediction) == _readable(choice_letter(reference), reference, "choice", "option letter"))
+
+
+@_of_one_reference("token_f1")
 def _token_f1(prediction: str, reference: str) -> float:
     has, wanted = Counter(tokens(normalise(prediction))), Counter(tokens(normalise(reference)))
     if not has or not wanted:
@@ -156,31 +188,26 @@ def _token_f1(prediction: str, reference: str) -> float:
     return 2 * (has & wanted).total() / (has.total() + wanted.total())
 
 
-def _choice(prediction: str, reference: str) -> float:
-    return float(choice_letter(prediction) == _readable(choice_letter(reference), reference, "choice", "option letter"))
-
-
+@_of_one_reference("iou", parse=parse_box)
 def _iou(prediction: str, reference: str) -> float:
     wanted: Box = _readable(parse_box(reference), reference, "iou", "box [x1, y1, x2, y2] with x1 < x2 and y1 < y2")
     box = parse_box(prediction)
     return 0.0 if box is None else iou(box, wanted)
 
 
-def _readable(parsed: Any, reference: str, metric: str, what: str) -> Any:
-    if parsed is None:
-        raise DataError(f"the reference {reference!r} holds no {what}", item=metric, remedy="choose another metric for it")
-    return parsed
+@_of_one_reference("iou@0.5", parse=parse_box)
+def _iou_above_half(prediction: str, reference: str) -> float:
+    return float(_iou(prediction, reference) > 0.5)
 
 
-register_metric("exact_match")(_best_of(lambda prediction, reference: float(prediction.strip() == reference.strip())))
-register_metric("accuracy")(_best_of(lambda prediction, reference: float(normalise(prediction) == normalise(reference))))
-register_metric("contains")(_best_of(_contains))
-register_metric("token_f1")(_best_of(_token_f1))
-register_metric("choice", parse=choice_letter)(_best_of(_choice))
-register_metric("iou", parse=parse_box)(_best_of(_iou))
-register_metric("iou@0.5", parse=parse_box)(_best_of(lambda prediction, reference: float(_iou(prediction, reference) > 0.5)))
-register_metric("rouge_1")(_best_of(lambda prediction, reference: _rouge("rouge1", prediction, reference)))
-register_metric("rouge_l")(_best_of(lambda prediction, reference: _rouge("rougeL", prediction, reference)))
+@_of_one_reference("rouge_1")
+def _rouge_1(prediction: str, reference: str) -> float:
+    return _rouge("rouge1", prediction, reference)
+
+
+@_of_one_reference("rouge_l")
+def _rouge_l(prediction: str, reference: str) -> float:
+    return _rouge("rougeL", prediction, reference)
 
 
 @register_metric("bleu")
@@ -193,6 +220,12 @@ def _sentence_bleu(prediction: str, references: Sequence[str], source: str) -> f
 def _sari(prediction: str, references: Sequence[str], source: str) -> float:
     split = _tokenizer_13a()
     return sari(split(source), split(prediction), [split(reference) for reference in references])
+
+
+def _readable(parsed: Any, reference: str, metric: str, what: str) -> Any:
+    if parsed is None:
+        raise DataError(f"the reference {reference!r} holds no {what}", item=metric, remedy="choose another metric")
+    return parsed
 
 
 def _rouge(kind: str, prediction: str, reference: str) -> float:
