@@ -66,7 +66,9 @@ class DataConfig:
         0.01, "broken records are quarantined; a larger share of them is an error", at_least=0, at_most=1
     )
     verify_images: bool = _option(True, "decode every picture while reading, so that broken ones are found at once")
-    max_pixels: int = _option(50_000_000, "a picture with more pixels is refused as a decompression bomb", at_least=1)
+    max_pixels: int = _option(
+        50_000_000, "a picture with more pixels is refused as a decompression bomb", at_least=1, at_most=89_478_485
+    )
 
 
 @dataclasses.dataclass(frozen=True)
