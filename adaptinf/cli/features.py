@@ -4,22 +4,82 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from adaptinf.cli.settings import add_settings, read_settings
+from adaptinf.config import FeatureConfig, RunConfig, to_dict
+from adaptinf.errors import ConfigError
+
+if TYPE_CHECKING:
+    from adaptinf_kernels import Sketch
+
+    from adaptinf.data import TaskStream
+    from adaptinf.models import LanguageModel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, help="YAML file of settings")
     parser.add_argument("--out", type=Path, required=True, help="folder that gets one features directory a task")
     parser.add_argument("--adapter", type=Path, help="measure with this peft adapter (default: a new one)")
-    add_settings(parser, "strategy", "seed", "cache", "data", "model", "lora", "features", "selection", "pruning")
+    add_settings(parser, "strategy", "seed", "cache", "data", "model", "lora", "features", "selection")
 
 
 def execute(arguments: argparse.Namespace) -> int:
     config = read_settings(arguments, arguments.config)
 
-    from adaptinf.models import add_lora, load_adapter
+    from adaptinf.capture import extract
     from adaptinf.store import create, digest, is_complete
+    from adaptinf.tuning import make_strategy
 
-    print(config, add_lora, load_adapter, create, digest, is_complete)
+    needs = make_strategy(config).selector.needs()
+    if not needs.scores:
+        raise ConfigError(f"{config.strategy!r} reads no features", item="strategy", remedy="choose paper")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    stream, lm = _load(config, arguments.out / "quarantine.jsonl", arguments.adapter)
+    settings = {key: to_dict(config)[key] for key in ("seed", "data", "model", "lora", "features")}
+    identity = {"parent": digest({**settings, "adapter": lm.identity(), "scores": needs.scores})}
+    for task in stream:
+        place = arguments.out / task.name
+        if not is_complete(place, identity):
+            with create(place, identity) as staging:
+                extract(
+                    lm,
+                    task.train,
+                    sketch=_sketch(config.features),
+                    layers=config.features.layers,
+                    parameters=config.features.parameters,
+                    scores=sorted(needs.scores),
+                    hidden=config.features.hidden_layer,
+                    image_grounding=config.features.image_grounding,
+                    loss=config.features.loss,
+                    batch_tokens=config.features.batch_tokens,
+                    on_nonfinite=config.features.on_nonfinite,
+                    on_error=config.model.on_long,
+                    description=task.name,
+                ).save(staging)
+        print(f"{len(task.train)} samples of {task.name}: {place}", flush=True)
     return 0
+
+
+def _load(config: RunConfig, quarantine: Path, adapter: Path | None) -> tuple[TaskStream, LanguageModel]:
+    """The stream, and the model with the given or a new adapter."""
+    from adaptinf.data import load_stream, split_pretraining
+    from adaptinf.models import add_lora, load_adapter, load_model
+
+    stream, pretraining = load_stream(config.data, seed=config.seed, quarantine=quarantine), []
+    if config.model.name == "small-vlm":
+        pretrain = config.model.pretrain
+        pretraining, stream = split_pretraining(stream, pretrain.fraction, pretrain.seed)
+    lm = load_model(config.model, pretraining=pretraining, cache=config.cache_dir)
+    add_lora(lm, config.lora, seed=config.seed)
+    if adapter is not None:
+        load_adapter(lm, adapter)
+    return stream, lm
+
+
+def _sketch(features: FeatureConfig) -> Sketch:
+    from adaptinf_kernels import Sketch
+
+    if features.sketch == "sjlt":
+        return Sketch(kind="sjlt", k=features.k, seed=features.sketch_seed, nonzeros=features.nonzeros)
+    return Sketch(kind=features.sketch, k=features.k, seed=features.sketch_seed)
