@@ -59,7 +59,9 @@ class FlopCount:
         return total
 
 
-def vision_flops_per_value(model: Any, encoder: Encoder, to_device: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> float:
+def vision_flops_per_value(
+    model: Any, encoder: Encoder, to_device: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+) -> float:
     """Operations of the vision tower and connector per value of ``pixel_values``, counted on one grey picture."""
     buffer = BytesIO()
     PillowImage.new("RGB", (224, 224), (127, 127, 127)).save(buffer, "PNG")

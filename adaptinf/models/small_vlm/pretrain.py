@@ -60,7 +60,12 @@ def load_small_vlm(
 
 
 def open_small_vlm(
-    folder: Path, features: PictureFeatures | None = None, *, attention: str, max_length: int | None, cache: Path | None = None
+    folder: Path,
+    features: PictureFeatures | None = None,
+    *,
+    attention: str,
+    max_length: int | None,
+    cache: Path | None = None,
 ) -> LanguageModel:
     """A saved small model. Without ``features``, pictures are encoded by the model's own encoder."""
     model = SmallVlm.from_pretrained(folder, attn_implementation=attention, local_files_only=True)
@@ -113,9 +118,7 @@ def recipe_digest(config: PretrainConfig, samples: Sequence[Sample]) -> str:
     return digest.hexdigest()
 
 
-def build(
-    samples: Sequence[Sample], tower: EfficientNetLite0, features: PictureFeatures, seed: int
-) -> LanguageModel:
+def build(samples: Sequence[Sample], tower: EfficientNetLite0, features: PictureFeatures, seed: int) -> LanguageModel:
     """The untrained model: tokenizer and feature statistics of the samples, weights drawn by seed."""
     tokenizer = train_tokenizer((text for sample in samples for text in (sample.prompt, sample.answer)), VOCABULARY)
     text_config = LlamaConfig(
@@ -167,7 +170,11 @@ def pretrain(
             batch = next(batches)
             loss = _answer_loss(lm, lm.encoder.collate(batch))
             if not bool(torch.isfinite(loss)):
-                raise NonFiniteError(f"the loss is {float(loss)} at step {step}", item="model.pretrain", remedy="lower model.pretrain.learning_rate")
+                raise NonFiniteError(
+                    f"the loss is {float(loss)} at step {step}",
+                    item="model.pretrain",
+                    remedy="lower model.pretrain.learning_rate",
+                )
             loss.backward()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimiser.step()
