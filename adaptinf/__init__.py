@@ -57,7 +57,7 @@ _HOMES = {
 
 
 def run(config: RunConfig | Mapping[str, Any] | Path | str, *, out: Path | str | None = None) -> Path:
-    """Run one strategy over one stream and return its directory; an unfinished run there is continued.
+    """Run one strategy over one stream, write its report and return its directory; an unfinished run is continued.
 
     Args:
         config: a ``RunConfig``, its keys and values, or a YAML file.
@@ -68,10 +68,13 @@ def run(config: RunConfig | Mapping[str, Any] | Path | str, *, out: Path | str |
         AdaptinfError: see ``adaptinf.errors``; what was computed until then stays in the directory.
     """
     from adaptinf.config import load_config, to_dict
+    from adaptinf.report import build_report
     from adaptinf.tuning import run as run_strategy
 
     settings = load_config(config if isinstance(config, (Mapping, Path, str)) else to_dict(config))
-    return run_strategy(settings, Path(out or settings.out or Path("runs") / settings.strategy))
+    directory = run_strategy(settings, Path(out or settings.out or Path("runs") / settings.strategy))
+    build_report(directory)
+    return directory
 
 
 def __getattr__(name: str) -> Any:

@@ -22,15 +22,15 @@ def add_features(parser: argparse.ArgumentParser) -> None:
 
 def read_features(directories: Sequence[Path]) -> tuple[Features, list[str]]:
     """All rows, and the task of each. Features that were not made alike raise IdentityError."""
-    from adaptinf.capture import Features
-
-    parts = []
     for directory in directories:
         if not (directory / "scores.parquet").exists():
             raise ArtefactError(
                 "is no features directory", item=str(directory), remedy="make one with `adaptinf features`"
             )
-        parts.append(Features.load(directory))
+
+    from adaptinf.capture import Features
+
+    parts = [Features.load(directory) for directory in directories]
     together = parts[0]
     for part in parts[1:]:
         together = together.concat(part)

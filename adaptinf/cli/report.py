@@ -18,7 +18,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
     runs = arguments.directories
     if len(runs) == 1:
-        page = build_report(runs[0], arguments.out or runs[0] / "report.html")
+        page = build_report(runs[0], arguments.out)
     else:
         page = build_comparison(runs, arguments.out or runs[0].parent / "comparison.html")
     print(format_table(runs))
