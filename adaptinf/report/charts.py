@@ -1,0 +1,170 @@
+"""The drawings of the report as inline SVG: learning curves and cluster maps.
+
+Colours of paper and ink come from the page's CSS variables, so that one drawing serves light and dark. Every mark has a
+``<title>``, which is its tooltip and its description for a screen reader.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup, escape
+
+from adaptinf.report.colours import cycled
+from adaptinf.report.run_view import Step
+from adaptinf.report.units import count, percent
+
+MAP_POINTS = 3000
+"""A cluster map draws at most so many points."""
+
+_MARKERS = ("circle", "square", "diamond", "triangle")
+_DASHES = ("none", "7 3", "2 3", "8 3 2 3")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve: a value (share, NaN for a gap) at each stage from 0 on."""
+
+    name: str
+    values: Sequence[float]
+    style: int = 0
+
+
+def line_chart(lines: Sequence[Line], stages: Sequence[str], *, width: int, height: int, learnt: int | None = None) -> Markup:
+    """Curves over the stages, 0 to 100 % upwards. ``learnt`` is the stage at which the task was trained on."""
+    left, right, top, bottom = 30, width - 10, 8, height - 20
+    step = (right - left) / max(len(stages) - 1, 1)
+
+    def at(stage: int, value: float) -> tuple[float, float]:
+        return left + stage * step, bottom - (bottom - top) * min(max(value, 0.0), 1.0)
+
+    parts = [_open(width, height, "Score in % after each step: " + ", ".join(line.name for line in lines))]
+    for value in (0.0, 0.5, 1.0):
+        _, y = at(0, value)
+        parts.append(_mark(f'<line class="gridline" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'))
+        parts.append(_text(left - 5, y + 3.5, f"{100 * value:.0f}", "tick end"))
+    if learnt is not None and learnt < len(stages):
+        x, _ = at(learnt, 0)
+        note = escape(f"step {learnt}: the model is trained on this task")
+        parts.append(
+            _mark(f'<g><title>{note}</title><rect class="learnt" x="{x - 4:.1f}" y="{top}" width="8" height="{bottom - top}"/></g>')
+        )
+    every = -(-len(stages) // max(int((right - left) / 22), 1))
+    for stage in range(0, len(stages), every):
+        parts.append(_text(at(stage, 0)[0], height - 5, str(stage), "tick middle"))
+    for line in lines:
+        parts.append(_curve(line, stages, at))
+    return Markup("").join([*parts, Markup("</svg>")])
+
+
+def swatch(style: int) -> Markup:
+    """The line and marker of a curve, for a legend."""
+    line = _mark(f'<line x1="1" x2="31" y1="7" y2="7" style="stroke:{cycled(style)}" stroke-dasharray="{_dash(style)}"/>')
+    return Markup('<svg class="swatch" width="32" height="14" aria-hidden="true">{}{}</svg>').format(
+        line, _marker(16, 7, style, "")
+    )
+
+
+def cluster_map(step: Step, *, size: int = 420) -> tuple[Markup, int] | None:
+    """The samples of a step in the plane: colour by cluster, filled where selected, hollow where not.
+
+    Returns the drawing and the number of points drawn (a seeded sample of at most ``MAP_POINTS``), or None where the
+    step has no map.
+    """
+    if step.points is None or step.decisions is None:
+        return None
+    row_of = {id: row for row, id in enumerate(step.decisions.ids)}
+    drawable = [
+        i for i, id in enumerate(step.points.ids) if id in row_of and np.isfinite(step.points.x[i] + step.points.y[i])
+    ]
+    if not drawable:
+        return None
+    if len(drawable) > MAP_POINTS:
+        drawable = sorted(random.Random(step.number).sample(drawable, MAP_POINTS))
+    rows = np.array([row_of[step.points.ids[i]] for i in drawable])
+    x, y = _fit(step.points.x[drawable], size), size - _fit(step.points.y[drawable], size)
+    cluster, selected = step.decisions.cluster[rows], step.decisions.selected[rows]
+    parts = [_open(size, size, f"Map of {len(drawable)} samples by cluster")]
+    labels = []
+    radius = 3.4 if len(drawable) <= 800 else 2.6
+    for number in np.unique(cluster):
+        here = cluster == number
+        name = f"cluster {number}" if number >= 0 else "no cluster"
+        parts.append(
+            Markup('<g class="points" style="color:{}"><title>{}: {} samples, {} selected</title>').format(
+                cycled(number) if number >= 0 else "var(--muted)",
+                name,
+                count((step.decisions.cluster == number).sum()),
+                count(((step.decisions.cluster == number) & step.decisions.selected).sum()),
+            )
+        )
+        hollow, filled = _dots(x, y, here & ~selected), _dots(x, y, here & selected)
+        parts.append(_mark(f'<path class="dot" stroke-width="{2 * radius:.1f}" d="{hollow}"/>') if hollow else Markup(""))
+        parts.append(_mark(f'<path class="hole" stroke-width="{2 * radius - 2:.1f}" d="{hollow}"/>') if hollow else Markup(""))
+        parts.append(_mark(f'<path class="dot" stroke-width="{2 * radius + 1:.1f}" d="{filled}"/>') if filled else Markup(""))
+        parts.append(Markup("</g>"))
+        if number >= 0:
+            labels.append(_text(float(np.median(x[here])), float(np.median(y[here])) + 5, str(number), "label middle"))
+    return Markup("").join([*parts, *labels, Markup("</svg>")]), len(drawable)
+
+
+def _curve(line: Line, stages: Sequence[str], at) -> Markup:  # noqa: ANN001 - a local function of line_chart
+    colour, dash = cycled(line.style), _dash(line.style)
+    parts, pen_down, path = [], False, []
+    for stage, value in enumerate(line.values):
+        if np.isnan(value):
+            pen_down = False
+            continue
+        x, y = at(stage, value)
+        path.append(f"{'L' if pen_down else 'M'}{x:.1f} {y:.1f}")
+        pen_down = True
+        when = "base model" if stage == 0 else f"after step {stage} ({stages[stage]})"
+        parts.append(_marker(x, y, line.style, f"{line.name}, {when}: {percent(value)}"))
+    stroke = _mark(f'<path class="curve" style="stroke:{colour}" stroke-dasharray="{dash}" d="{" ".join(path)}"/>')
+    return Markup("").join([stroke, *parts])
+
+
+def _marker(x: float, y: float, style: int, note: str) -> Markup:
+    shape = _MARKERS[style % len(_MARKERS)]
+    colour, r = cycled(style), 3.0
+    title = Markup("<title>{}</title>").format(note) if note else Markup("")
+    if shape == "circle":
+        body = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r}" style="fill:{colour}"/>'
+    elif shape == "square":
+        body = f'<rect x="{x - r:.1f}" y="{y - r:.1f}" width="{2 * r}" height="{2 * r}" style="fill:{colour}"/>'
+    else:
+        corners = ((0, -r - 1), (r + 1, 0), (0, r + 1), (-r - 1, 0)) if shape == "diamond" else ((0, -r - 1), (r + 1, r), (-r - 1, r))
+        outline = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)
+        body = f'<polygon points="{outline}" style="fill:{colour}"/>'
+    return Markup('<g class="marker">{}{}</g>').format(title, _mark(body))
+
+
+def _dash(style: int) -> str:
+    return _DASHES[style % len(_DASHES)]
+
+
+def _fit(values: np.ndarray, size: int) -> np.ndarray:
+    """Coordinates on a square of ``size`` with a margin; a single value goes to the middle."""
+    low, span = values.min(), np.ptp(values)
+    return 16 + (size - 32) * ((values - low) / span if span > 0 else np.full(len(values), 0.5))
+
+
+def _dots(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> str:
+    """A path of zero-length strokes: with round caps each is a dot."""
+    return "".join(f"M{a:.1f} {b:.1f}h0" for a, b in zip(x[mask], y[mask], strict=True))
+
+
+def _text(x: float, y: float, text: str, classes: str) -> Markup:
+    return Markup('<text x="{}" y="{}" class="{}">{}</text>').format(f"{x:.1f}", f"{y:.1f}", classes, text)
+
+
+def _open(width: int, height: int, label: str) -> Markup:
+    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">').format(width, height, label)
+
+
+def _mark(text: str) -> Markup:
+    """Markup made of numbers and of names of this module only; nothing from a run."""
+    return Markup(text)  # noqa: S704
