@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from adaptinf.data.stream import draw
 from adaptinf.errors import ArtefactError, ConfigError, EmptyTaskError
 from adaptinf.evaluation.metrics import get_metric, metric_versions, score
 from adaptinf.progress import progress
@@ -70,9 +70,8 @@ def evaluate_task(
 ) -> TaskResult:
     """Answer the test samples greedily and score the answers; with ``nll``, also the right answers' likelihood.
 
-    ``limit`` takes so many samples, drawn by ``seed`` and the samples' ids alone (:func:`draw`).
-
-    The counted ``flops`` take the generation for one pass over prompt and right answer.
+    ``limit`` takes at most so many samples, drawn by ``seed`` and the samples' ids alone. The counted ``flops`` take
+    the generation for one pass over prompt and right answer.
 
     Raises:
         EmptyTaskError: the task has no test sample.
@@ -83,6 +82,8 @@ def evaluate_task(
     metric = get_metric(task.metric)
     if not task.test:
         raise EmptyTaskError("has no test sample", item=task.name, remedy="give test files or a test_fraction")
+    if limit is not None and limit < 1:
+        raise ConfigError(f"must be >= 1, got {limit}", item="evaluation.limit", remedy="leave it out to use all")
     samples = draw(task.test, limit, seed)
     answers = [sample.answer for sample in samples]
     predictions = lm.generate(
@@ -122,20 +123,6 @@ def evaluate_stream(
         evaluate_task(lm, task, limit=limit, batch_size=batch_size, seed=seed, nll=nll)
         for task in progress(list(tasks), "evaluation", unit="task")
     ]
-
-
-def draw(samples: Sequence[Sample], limit: int | None, seed: int) -> list[Sample]:
-    """At most ``limit`` samples, in their order: those with the smallest sha256 of seed and id.
-
-    A sample's place in the draw depends on nothing else, so a larger limit contains a smaller one's samples.
-    """
-    if limit is None:
-        return list(samples)
-    if limit < 1:
-        raise ConfigError(f"must be >= 1, got {limit}", item="evaluation.limit", remedy="leave it out to use all")
-    rank = {sample.id: hashlib.sha256(f"{seed}:{sample.id}".encode()).digest() for sample in samples}
-    drawn = set(sorted(rank, key=rank.__getitem__)[:limit])
-    return [sample for sample in samples if sample.id in drawn]
 
 
 def write_results(directory: Path, results: Sequence[TaskResult]) -> None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from adaptinf.errors import ConfigError, DataError, MissingDependencyError
 from adaptinf.evaluation.boxes import Box, iou, parse_box
 from adaptinf.evaluation.sari import sari
-from adaptinf.evaluation.text import choice_letter, normalise, space_out, tokens, words
+from adaptinf.evaluation.text import choice_letter, final_number, normalise, space_out, tokens, words
 
 References = str | Sequence[str]
 Scorer = Callable[[str, Sequence[str], str], float]
@@ -86,6 +86,7 @@ def score(
     accuracy      1 if equal in normal form (:func:`adaptinf.evaluation.text.normalise`): case, punctuation, articles
     contains      1 if the words of the reference, in normal form, stand one after another in the prediction
     choice        1 if the option letter is the same (:func:`adaptinf.evaluation.text.choice_letter`)
+    number        1 if the last number is the same (GSM8K): "... so 6 + 36 = 42." and "#### 42"
     token_f1      F1 of the bags of words in normal form (SQuAD)
     iou           intersection over union of the boxes ``[x1, y1, x2, y2]``; 0 for a prediction without a valid box
     iou@0.5       1 if that is above 0.5 (RefCOCO). The released Adapt-inf code leaves unparsable predictions out of the
@@ -178,6 +179,11 @@ def _contains(prediction: str, reference: str) -> float:
 @_of_one_reference("choice", parse=choice_letter)
 def _choice(prediction: str, reference: str) -> float:
     return float(choice_letter(prediction) == _readable(choice_letter(reference), reference, "choice", "option letter"))
+
+
+@_of_one_reference("number", parse=final_number)
+def _number(prediction: str, reference: str) -> float:
+    return float(final_number(prediction) == _readable(final_number(reference), reference, "number", "number"))
 
 
 @_of_one_reference("token_f1")

@@ -18,7 +18,8 @@ def sari(source: Words, prediction: Words, references: Sequence[Words]) -> float
     orders 1 to 4, the mean over the orders of (F1_keep + P_delete + F1_add) / 3:
 
     - keep: the n-grams of I & O. P: mean over their types of the share that is also in R; R: |I & O & R| / |I & R|;
-    - delete: the n-grams of I - O. P: mean over their types of the share that is not in R;
+    - delete: the n-grams of I - O. P: mean over their types of the share that is left in I - O - R (as published
+      implementations have it; for a repeated n-gram it can be less than the paper's I - max(O, R));
     - add: the types of O not in I. P: the share that is in R; R: the same number over the types of R not in I.
 
     0/0 counts as 1 (nothing was to be done, and nothing was done), and keep's recall is over counts: the conventions

@@ -1,8 +1,9 @@
-"""How texts are compared: normal form, words, and the letters of a choice."""
+"""How texts are compared: normal form, words, final numbers and the letters of a choice."""
 
 from __future__ import annotations
 
 import unicodedata
+from decimal import Decimal
 
 import regex
 
@@ -17,6 +18,8 @@ _INSIDE_WORD = regex.compile(r"(?<=\p{L})['’.](?=\p{L})")
 _PUNCTUATION = regex.compile(r"((?<=\d)[./:](?=\d)|(?<![\w.])\.(?=\d)|(?<![\w)])-(?=\.?\d)|%)|\p{P}")
 """Group 1 is what stays: 3.5, 1/2, 10:30, .5, -5 and %."""
 _ARTICLE = regex.compile(r"\b(?:a|an|the)\s+(?=\S)")
+
+_NUMBER = regex.compile(r"(?:(?<![\w)])[-+])?(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)")
 
 _BARE_LETTER = regex.compile(r"\(?\s*([A-Za-z])\s*[).:]*")
 _LEADING_LETTER = regex.compile(r"\(\s*([A-Za-z])\s*\)|([A-Za-z])[).:](?=\s|$)")
@@ -58,6 +61,12 @@ def words(text: str) -> list[str]:
 def space_out(text: str) -> str:
     """The text with a space around each character of a script that writes none, for tokenizers that need spaces."""
     return _UNSPACED_CHARACTER.sub(r" \g<0> ", text)
+
+
+def final_number(text: str) -> Decimal | None:
+    """The last number of a text, where a worked-out answer ends; thousands separators and decimals are understood."""
+    found = _NUMBER.findall(text.replace("\N{MINUS SIGN}", "-"))
+    return Decimal(found[-1].replace(",", "")) if found else None
 
 
 def choice_letter(text: str) -> str | None:

@@ -163,8 +163,16 @@ def test_shift_and_scale(stream, shift, scale):
     R, Z, S, _ = stream
     before = continual_metrics(R, zero_shot=Z, single_task=S)
     moved = continual_metrics(np.add(R, shift), zero_shot=np.add(Z, shift), single_task=np.add(S, shift))
-    larger = continual_metrics(np.multiply(R, scale), zero_shot=np.multiply(Z, scale), single_task=np.multiply(S, scale))
-    for key in ("backward_transfer", "forgetting", "forward_transfer", "forward_transfer_single_task", "single_task_gap"):
+    larger = continual_metrics(
+        np.multiply(R, scale), zero_shot=np.multiply(Z, scale), single_task=np.multiply(S, scale)
+    )
+    for key in (
+        "backward_transfer",
+        "forgetting",
+        "forward_transfer",
+        "forward_transfer_single_task",
+        "single_task_gap",
+    ):
         assert moved[key] == pytest.approx(before[key], abs=1e-9)
         assert larger[key] == pytest.approx(scale * before[key], rel=1e-9, abs=1e-9)
     for key in ("average_accuracy", "mean_average_accuracy", "mean_fine_tune_accuracy", "worst_task"):
@@ -203,7 +211,13 @@ def test_one_task():
     assert found["average_accuracy"] == found["mean_average_accuracy"] == found["mean_fine_tune_accuracy"] == 0.4
     assert found["relative_gain"] == pytest.approx(80)
     assert found["forgetting_per_task"] == []
-    for key in ("backward_transfer", "backward_transfer_over_T", "forgetting", "forgetting_percent", "forward_transfer"):
+    for key in (
+        "backward_transfer",
+        "backward_transfer_over_T",
+        "forgetting",
+        "forgetting_percent",
+        "forward_transfer",
+    ):
         assert math.isnan(found[key]), key
 
 
