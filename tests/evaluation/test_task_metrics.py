@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import builtins
 import random
 import sys
 from functools import lru_cache
@@ -85,42 +84,25 @@ def lcs(a, b):
     return length(0, 0)
 
 
-texts = st.lists(st.sampled_from(["a", "bird", "Cat", "дрозд", "鸟", "2"]), max_size=8)
+texts = st.lists(st.sampled_from(["big", "bird", "Cat", "дрозд", "鸟", "2"]), max_size=8)
 
 
 @given(texts, texts)
-def test_rouge_l_against_plain_recursion(a, b):
-    low_a, low_b = [w.lower() for w in a], [w.lower() for w in b]
-    common = lcs(tuple(low_a), tuple(low_b))
-    expected = 2 * common / (len(a) + len(b)) if common else 0
-    assert score("rouge_l", [" ".join(a)], [" ".join(b)])[0] == pytest.approx(expected)
-    shared = sum(min(low_a.count(word), low_b.count(word)) for word in set(low_a))
-    expected = 2 * shared / (len(a) + len(b)) if shared else 0
-    assert score("rouge_1", [" ".join(a)], [" ".join(b)])[0] == pytest.approx(expected)
-    assert score("token_f1", ["x " + " ".join(a)], ["x " + " ".join(b)])[0] == pytest.approx(
-        brute_f1([*low_a, "x"], [*low_b, "x"])
-    )
+def test_overlaps_against_plain_counting(a, b):
+    prediction, reference = " ".join(a), " ".join(b)
+    a, b = [word.lower() for word in a], [word.lower() for word in b]
+    in_order = 2 * lcs(tuple(a), tuple(b)) / max(len(a) + len(b), 1)
+    in_any_order = 2 * sum(min(a.count(word), b.count(word)) for word in set(a)) / max(len(a) + len(b), 1)
+    assert score("rouge_l", [prediction], [reference])[0] == pytest.approx(in_order)
+    assert score("rouge_1", [prediction], [reference])[0] == pytest.approx(in_any_order)
+    assert score("token_f1", [prediction], [reference])[0] == pytest.approx(in_any_order if a or b else 1)
 
 
-def brute_f1(a, b):
-    """F1 by striking out matches one at a time; articles do not count where a word follows, and "x" comes first."""
-    a, b = (
-        [word for i, word in enumerate(words[-1:] + words[:-1]) if word != "a" or i == len(words) - 1]
-        for words in (a, b)
-    )
-    left, hits = list(b), 0
-    for word in a:
-        if word in left:
-            left.remove(word)
-            hits += 1
-    return 2 * hits / (len(a) + len(b))
+ascii_texts = st.text(alphabet=st.characters(codec="ascii"), max_size=60)
 
 
-@given(
-    st.text(alphabet=st.characters(codec="ascii"), max_size=60),
-    st.text(alphabet=st.characters(codec="ascii"), max_size=60),
-)
-def test_libraries_of_english_are_reproduced(a, b):
+@given(ascii_texts, ascii_texts)
+def test_english_is_scored_as_by_the_libraries(a, b):
     assert score("rouge_l", [a], [b])[0] == RougeScorer(["rougeL"]).score(b, a)["rougeL"].fmeasure
     assert score("bleu", [a], [b])[0] == pytest.approx(sacrebleu.sentence_bleu(a, [b]).score / 100)
 
@@ -137,9 +119,7 @@ def test_without_our_tokenizer_rouge_would_lose_other_scripts():
     assert score("rouge_l", ["чёрный дрозд"], ["чёрный дрозд"])[0] == 1
 
 
-@pytest.mark.parametrize(
-    "metric", [name for name in metric_names() if name not in ("choice", "iou", "iou@0.5", "number")]
-)
+@pytest.mark.parametrize("metric", sorted({*metric_names()} - {"choice", "iou", "iou@0.5", "number"}))
 @given(data=st.data())
 def test_bounds_identity_and_best_reference(metric, data):
     text = st.text(max_size=20)
@@ -162,7 +142,7 @@ def test_bleu_uses_all_references():
 
 def test_corpus_bleu_is_that_of_sacrebleu_and_not_a_mean():
     rng = random.Random(0)
-    vocabulary = "a small black bird sits on the old tree".split()
+    vocabulary = ["a", "small", "black", "bird", "sits", "on", "the", "old", "tree"]
     predictions = [" ".join(rng.choices(vocabulary, k=rng.randint(4, 12))) for _ in range(20)]
     references = [" ".join(rng.choices(vocabulary, k=rng.randint(4, 12))) for _ in range(20)]
     expected = sacrebleu.corpus_bleu(predictions, [references]).score / 100
@@ -211,21 +191,13 @@ def test_nothing_to_score():
 
 
 @pytest.mark.parametrize(
-    ("metric", "package", "pip"), [("rouge_l", "rouge_score", "rouge-score"), ("bleu", "sacrebleu", "sacrebleu")]
+    ("metric", "module", "pip"),
+    [("rouge_l", "rouge_score.rouge_scorer", "rouge-score"), ("bleu", "sacrebleu.metrics", "sacrebleu")],
 )
-def test_a_missing_library_is_named_with_its_pip_command(metric, package, pip, monkeypatch):
-    real = builtins.__import__
-
-    def refuse(name, *rest, **named):
-        if name.partition(".")[0] == package:
-            raise ModuleNotFoundError(f"No module named {package!r}")
-        return real(name, *rest, **named)
-
+def test_a_missing_library_is_named_with_its_pip_command(metric, module, pip, monkeypatch):
     for cached in (metrics._rouge_scorer, metrics._bleu):
         cached.cache_clear()
-    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
-        monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingDependencyError, match=f"pip install {pip}"):
         score(metric, ["a"], ["a"])
 

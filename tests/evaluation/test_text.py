@@ -130,10 +130,10 @@ def test_choice_letter(text, letter):
     assert choice_letter(text) == letter
 
 
-@given(
-    st.sampled_from("ABCDEFGHIJ"),
-    st.sampled_from(["{}", "({})", "{}.", "{})", "Answer: {}", "The answer is ({}).", "({}) x"]),
-)
+FORMS = ["{}", "({})", "{}.", "{})", "Answer: {}", "The answer is ({}).", "({}) x"]
+
+
+@given(st.sampled_from("ABCDEFGHIJ"), st.sampled_from(FORMS))
 def test_choice_letter_of_common_forms(letter, form):
     assert choice_letter(form.format(letter)) == letter
 
