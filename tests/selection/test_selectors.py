@@ -1,0 +1,124 @@
+"""Baselines, the registry and the entry points."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from adaptinf.config import SelectionConfig
+from adaptinf.errors import BudgetError, ConfigError, DataError
+from adaptinf.selection import (
+    Needs,
+    Pool,
+    Selection,
+    Selector,
+    make_selector,
+    register_selector,
+    selector,
+    selector_names,
+)
+
+
+def make_pool(n: int = 40, new: int = 15) -> Pool:
+    ids = [f"id{i:02d}" for i in np.random.default_rng(0).permutation(n)]
+    return Pool(ids, ["t"] * n, np.arange(n) >= n - new)
+
+
+class Shortest:
+    """A third party's selector."""
+
+    name = "shortest"
+
+    def __init__(self, config: SelectionConfig | None = None) -> None:
+        self.config = config
+
+    def needs(self) -> Needs:
+        return Needs(scores=("n_tokens",))
+
+    def select(self, pool: Pool, budget: int, seed: int) -> Selection:
+        return Selection.unscored(np.arange(len(pool)) < budget, ("long", "short"), {})
+
+
+def test_random_replay_draws_the_budget_uniformly() -> None:
+    pool, random = make_pool(), make_selector("random")
+    drawn = [random.select(pool, 10, seed).selected for seed in range(400)]
+    assert all(mask.sum() == 10 for mask in drawn)
+    assert stats.chisquare(np.sum(drawn, axis=0)).pvalue > 1e-4
+    assert random.needs() == Needs()
+
+
+def test_random_replay_is_keyed_by_id() -> None:
+    pool = make_pool()
+    mask = make_selector("random").select(pool, 10, 3).selected
+    order = np.random.default_rng(1).permutation(len(pool))
+    shuffled = Pool([pool.ids[i] for i in order], ["t"] * len(pool), pool.is_new[order])
+    assert (make_selector("random").select(shuffled, 10, 3).selected == mask[order]).all()
+
+
+def test_sequential_and_multitask() -> None:
+    pool = make_pool()
+    new = make_selector("new_only").select(pool, 10, 0)
+    assert (new.selected == pool.is_new).all()
+    assert set(new.reason) == {"old", "new"}
+    everything = make_selector("full").select(pool, 10, 0)
+    assert everything.selected.all()
+    assert set(everything.reason) == {"whole pool"}
+    assert (everything.cluster == -1).all()
+    assert everything.summary["n_selected"] == 40
+    with pytest.raises(BudgetError, match="no sample of the pool is new"):
+        make_selector("new_only").select(make_pool(new=0), 1, 0)
+
+
+@pytest.mark.parametrize("name", ["random", "new_only", "full"])
+def test_baselines_check_the_budget(name: str) -> None:
+    with pytest.raises(BudgetError, match="41 samples were asked"):
+        make_selector(name).select(make_pool(), 41, 0)
+
+
+def test_every_registered_selector_is_one() -> None:
+    assert set(selector_names()) >= {"paper", "released", "lite", "random", "new_only", "full"}
+    for name in ("paper", "released", "lite", "random", "new_only", "full"):
+        made = make_selector(name)
+        assert isinstance(made, Selector)
+        assert made.name == name
+
+
+def test_unknown_and_taken_names() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'random'"):
+        make_selector("randon")
+    with pytest.raises(ConfigError, match="exists"):
+        register_selector("paper")(Shortest)
+
+
+def test_registered_by_decorator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selector, "_FACTORIES", dict(selector._FACTORIES))
+    register_selector("shortest")(Shortest)
+    config = SelectionConfig(bins=7)
+    made = make_selector("shortest", config)
+    assert isinstance(made, Shortest)
+    assert made.config is config
+
+
+def test_found_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Point(EntryPoint):
+        def load(self) -> object:
+            return {"shortest": Shortest, "broken": lambda _: object()}[self.name]
+
+    points = [Point(name, f"elsewhere:{name}", selector.ENTRY_POINTS) for name in ("shortest", "broken")]
+    monkeypatch.setattr(selector, "entry_points", lambda *, group: points if group == selector.ENTRY_POINTS else [])
+    assert "shortest" in selector_names()
+    assert isinstance(make_selector("shortest"), Shortest)
+    with pytest.raises(ConfigError, match="no Selector"):
+        make_selector("broken")
+
+
+def test_pools_are_row_aligned() -> None:
+    with pytest.raises(DataError, match="tasks: has 1 rows for 2 ids"):
+        Pool(["a", "b"], ["t"], np.ones(2, bool))
+    with pytest.raises(DataError, match="nll: has 3 rows"):
+        Pool(["a", "b"], ["t", "t"], np.ones(2, bool), {"nll": np.zeros(3)})
+    with pytest.raises(DataError, match="hidden: has shape"):
+        Pool(["a", "b"], ["t", "t"], np.ones(2, bool), hidden=np.zeros(2))
