@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,10 +59,8 @@ def fit(lm: LanguageModel, samples: Sequence[Sample], config: TrainConfig, *, se
         trainer.remove_callback(ProgressCallback)
         trainer.remove_callback(PrinterCallback)
         trainer.watch, trainer.count_flops = watch, flops
-        was_cached = getattr(lm.model.config, "use_cache", None)
-        trainer.train()
-        lm.model.config.use_cache = was_cached
-    lm.model.eval()
+        with _training(lm.model, checkpointing=config.gradient_checkpointing):
+            trainer.train()
     log = [row for row in trainer.state.log_history if "loss" in row]
     history = pa.table(
         {
@@ -72,6 +71,21 @@ def fit(lm: LanguageModel, samples: Sequence[Sample], config: TrainConfig, *, se
         }
     )
     return FitResult(history, trainer.state.global_step, len(encoded), flops.total, dropped, watch.skipped)
+
+
+@contextmanager
+def _training(model: Any, *, checkpointing: bool) -> Iterator[None]:
+    """What training changes on a model besides its weights, undone afterwards."""
+    use_cache = model.config.use_cache
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        if checkpointing:
+            model.gradient_checkpointing_disable()
+        model.config.use_cache = use_cache
+        model.eval()
 
 
 class _Encodings(torch.utils.data.Dataset):
@@ -102,8 +116,6 @@ def _arguments(config: TrainConfig, seed: int, scratch: str, device: torch.devic
         warmup_steps=config.warmup_ratio,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
-        gradient_checkpointing=config.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
         optim="adamw_torch",
         seed=seed,
         use_cpu=device.type == "cpu",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from adaptinf.config import RunConfig
-from adaptinf.models import LanguageModel, add_lora, load_adapter, remove_lora
+from adaptinf.models import LanguageModel, add_lora, load_adapter, merge_lora, remove_lora
 from adaptinf.tuning.seeds import stage_seed
 
 
@@ -61,10 +61,9 @@ class Lineage:
         if self._lm is None or self.config.training.carry_lora == "merge":
             self._lm = self._load()
         else:
-            remove_lora(self._lm, merge=False)
+            remove_lora(self._lm)
         for number in merged:
-            add_lora(self._lm, self.config.lora, seed=0)
             load_adapter(self._lm, self.adapters[number])
-            remove_lora(self._lm, merge=True)
+            merge_lora(self._lm)
         add_lora(self._lm, self.config.lora, seed=stage_seed(self.config.seed, step, "lora"))
         return self._lm

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from adaptinf import __version__
 from adaptinf.config import RunConfig
 from adaptinf.data import TaskStream
 from adaptinf.evaluation import continual_metrics, metric_versions
 from adaptinf.store import is_complete, read_json, read_table
 
 STAGES = ("features", "selection", "training", "evaluation", "pool")
-PACKAGES = ("adaptinf", "torch", "transformers", "peft", "numpy", "pyarrow", "tokenizers")
+PACKAGES = ("torch", "transformers", "peft", "numpy", "pyarrow", "tokenizers")
 
 
 def outcome(config: RunConfig, stream: TaskStream, place: Path) -> dict[str, Any]:
@@ -42,7 +43,12 @@ def outcome(config: RunConfig, stream: TaskStream, place: Path) -> dict[str, Any
         "budget": config.budget,
         "seed": config.seed,
         "counters": _counters(stream, steps[1:]),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}, **metric_versions()},
+        "versions": {
+            "adaptinf": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in PACKAGES},
+            **metric_versions(),
+        },
     }
 
 

@@ -85,7 +85,9 @@ def make_lm(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], LanguageModel
                     patch_size=14,
                     projection_dim=16,
                 )
-                config = LlavaConfig(vision, _text_config(len(tokenizer)), image_token_index=2, image_seq_length=4)
+                config = LlavaConfig(
+                    vision_config=vision, text_config=_text_config(len(tokenizer)), image_token_index=2, image_seq_length=4
+                )
                 model = LlavaForConditionalGeneration(config)
                 pictures = CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
                 processor = LlavaProcessor(
