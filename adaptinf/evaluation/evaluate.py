@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from adaptinf.data.stream import draw
-from adaptinf.errors import ArtefactError, ConfigError, EmptyTaskError
+from adaptinf.errors import ArtefactError, ConfigError, DataError, EmptyTaskError
 from adaptinf.evaluation.metrics import get_metric, metric_versions, score
 from adaptinf.progress import progress
 from adaptinf.store import read_json, read_table, write_json, write_table
@@ -85,6 +85,13 @@ def evaluate_task(
     if limit is not None and limit < 1:
         raise ConfigError(f"must be >= 1, got {limit}", item="evaluation.limit", remedy="leave it out to use all")
     samples = draw(task.test, limit, seed)
+    for sample in samples:
+        if metric.parse(sample.answer) is None:
+            raise DataError(
+                f"its answer {sample.answer!r} holds nothing that {task.metric} compares",
+                item=sample.id,
+                remedy="choose another metric for this task, or correct the answer",
+            )
     answers = [sample.answer for sample in samples]
     predictions = lm.generate(
         samples, max_new_tokens=task.max_new_tokens, batch_size=batch_size, progress=f"{task.name}: answers"
