@@ -108,8 +108,6 @@ class AdaptInfinity:
 
     def needs(self) -> Needs:
         columns = {column for scorer in self.scorers for column in scorer.columns}
-        if any(scorer.image_only for scorer in self.scorers):
-            columns.add("n_images")
         return Needs(sketch=True, scores=tuple(sorted(columns)))
 
     def select(self, pool: Pool, budget: int, seed: int) -> Selection:

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptinf.errors import ClusterCountError, ConfigError
+from adaptinf.errors import ClusterCountError, ConfigError, NonFiniteError
 
 ELBOW_COUNTS = tuple(range(5, 51, 5))
 """Cluster counts that ``k="auto"`` tries."""
@@ -50,6 +50,7 @@ def cluster(
 
     Raises:
         ClusterCountError: k is larger than N, or "auto" and N is smaller than the least count tried.
+        NonFiniteError: a feature is not finite.
 
     Source: step 1 of Adapt-infinity, normative specification, item 2.
     """
@@ -98,6 +99,12 @@ def normalise(features: NDArray[np.floating]) -> tuple[NDArray[np.float32], int]
     """Rows of unit length in float32, and how many were zero and stay so; finite rows of any magnitude are safe."""
     rows = np.asarray(features)
     largest = np.abs(rows).max(axis=1, keepdims=True, initial=0)
+    if not np.isfinite(largest).all():
+        raise NonFiniteError(
+            "has a NaN or an infinity",
+            item=f"row {int(np.flatnonzero(~np.isfinite(largest[:, 0]))[0])} of the features",
+            remedy="leave that sample out",
+        )
     zero = largest[:, 0] == 0
     unit = np.ascontiguousarray(rows / np.where(largest == 0, 1, largest), dtype=np.float32)
     unit /= np.where(zero[:, None], 1, np.linalg.norm(unit, axis=1, keepdims=True)).astype(np.float32)

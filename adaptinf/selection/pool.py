@@ -17,7 +17,7 @@ _NOT_SCORES = frozenset({"id", "task", "is_new"})
 
 @dataclass(frozen=True)
 class Needs:
-    """The parts of a pool that a selector reads: nothing else has to be computed."""
+    """The parts of a pool that a selector reads: nothing else has to be computed (counts always come along)."""
 
     sketch: bool = False
     hidden: bool = False
@@ -78,7 +78,7 @@ class Pool:
         names = set(table.column_names)
         return cls(
             ids=ids,
-            tasks=[str(task) for task in table["task"].to_pylist()] if "task" in names else [""] * len(ids),
+            tasks=[str(task or "") for task in table["task"].to_pylist()] if "task" in names else [""] * len(ids),
             is_new=(
                 np.asarray(table["is_new"].to_pylist(), dtype=bool)
                 if "is_new" in names

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from adaptinf.errors import DataError, NoUsableScorerError
+from adaptinf.errors import ConfigError, DataError, NoUsableScorerError
 from adaptinf.selection import released
 
 Convention = Literal["paper", "released"]
@@ -46,9 +46,16 @@ def choose_scorer(
     Raises:
         NoUsableScorerError: every scorer is constant or undefined (``paper``), or none is given.
         DataError: the arrays differ in length, or are empty.
+        ConfigError: an unknown convention, or fewer than two bins.
 
     Source: H(P) of the paper's multi-way selection; bin range and clipping as in the normative specification, item 4.
     """
+    if convention not in get_args(Convention) or bins < 2:
+        raise ConfigError(
+            f"impossible convention {convention!r} or number of bins {bins}",
+            item="choose_scorer",
+            remedy=f"conventions are {', '.join(get_args(Convention))}; bins are 2 or more",
+        )
     columns = {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()}
     if not columns:
         raise NoUsableScorerError("no scorer is given", item="scores", remedy="name at least one scorer")

@@ -338,7 +338,7 @@ def test_what_each_preset_reads() -> None:
     paper = make_selector("paper", SelectionConfig()).needs()
     assert paper.sketch
     assert not paper.hidden
-    assert set(paper.scores) == {"nll", "el2n", "entropy", "nll_without_image", "n_images"}
+    assert set(paper.scores) == {"nll", "el2n", "entropy", "nll_without_image"}
     everything = SelectionConfig(scorers=["perplexity", "entropy", "grand", "el2n", "image_grounding"])
     assert set(make_selector("released", everything).needs().scores) == {
         "mean_exp_nll", "entropy_all", "el2n", "grad_norm", "nll_without_image",

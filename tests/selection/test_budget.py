@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adaptinf.errors import BudgetError
@@ -24,11 +24,13 @@ def pour(caps: list[int], budget: int) -> list[int]:
     return filled
 
 
+@settings(deadline=None)
 @given(capacities, st.integers(0, 400))
 def test_equals_pouring_one_unit_at_a_time(caps: list[int], budget: int) -> None:
     assert water_fill(caps, budget) == pour(caps, budget)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 10**12), max_size=30), st.integers(0, 10**14))
 def test_exact_and_fair_at_any_size(caps: list[int], budget: int) -> None:
     filled = water_fill(caps, budget)

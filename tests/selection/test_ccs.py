@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
@@ -30,6 +30,7 @@ def bin_counts(
     return np.histogram(picked[(picked >= low) & (picked <= high)], bins=bins, range=(low, high))[0]
 
 
+@settings(deadline=None)
 @given(scores_of_any_kind, st.data())
 def test_exact_for_any_scores(scores: np.ndarray, data: st.DataObject) -> None:
     budget = data.draw(st.integers(1, len(scores)))
@@ -85,6 +86,7 @@ def test_uniform_within_a_stratum() -> None:
     assert stats.chisquare(hits).pvalue > 1e-4
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_permuting_the_input_permutes_the_choice(seed: int) -> None:
     rng = np.random.default_rng(seed)

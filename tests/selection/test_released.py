@@ -7,7 +7,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adaptinf.errors import BudgetError
@@ -51,6 +51,7 @@ def literal_ccs(scores: list[float], budget: int, rng: random.Random, bins: int 
     return chosen
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=14), st.integers(1, 4000))
 def test_budgets_sentence_by_sentence(sizes: list[int], budget: int) -> None:
     try:

@@ -6,11 +6,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from adaptinf.errors import DataError, NoUsableScorerError
+from adaptinf.errors import ConfigError, DataError, NoUsableScorerError
 from adaptinf.selection import choose_scorer
 
 RNG = np.random.default_rng(0)
@@ -112,6 +112,7 @@ def test_ties_go_to_the_first_named() -> None:
     assert choose_scorer({"b": 3 * x + 1, "a": x}).name == "b"
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(-300, 300), st.floats(-3, 3))
 def test_order_scale_and_offset_do_not_matter(seed: int, magnitude: float, offset: float) -> None:
     rng = np.random.default_rng(seed)
@@ -133,3 +134,7 @@ def test_nothing_usable() -> None:
         choose_scorer({"a": [1.0, 2.0], "b": [1.0]})
     with pytest.raises(DataError):
         choose_scorer({"a": []})
+    with pytest.raises(ConfigError, match="convention"):
+        choose_scorer({"a": [1.0, 2.0]}, convention="papers")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match="bins"):
+        choose_scorer({"a": [1.0, 2.0]}, bins=1)
