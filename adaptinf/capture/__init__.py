@@ -1,5 +1,7 @@
 """One pass over a model: per-sample gradient sketches, token scores and hidden means together."""
 
+from __future__ import annotations
+
 from adaptinf.capture.extract import SCORES, extract
 from adaptinf.capture.features import Features
 from adaptinf.capture.tap import GradientSink, capture

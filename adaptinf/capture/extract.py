@@ -78,10 +78,14 @@ def extract(
             "cannot tell packed samples apart", item=lm.name, remedy="extract with packed=False (padded batches)"
         )
     if not dataset:
-        raise EmptyTaskError("there is no sample to extract features from", remedy="check the readers' limits and filters")
+        raise EmptyTaskError(
+            "there is no sample to extract features from", remedy="check the readers' limits and filters"
+        )
     encoded, dropped = lm.encoder.encode_all(dataset, on_error=on_error)
     if not encoded:
-        raise EmptyTaskError(f"all {len(dataset)} samples were dropped: {dropped[0][1]}", remedy="see the reasons given")
+        raise EmptyTaskError(
+            f"all {len(dataset)} samples were dropped: {dropped[0][1]}", remedy="see the reasons given"
+        )
     wants_norms = "grad_norm" in scores
     if wants_norms and sketch is None:
         sketch = Sketch(kind="sjlt", k=64, nonzeros=1)
@@ -103,7 +107,9 @@ def extract(
     rows, zeroed, lost = _check_finite(encoded, rows, on_nonfinite)
     keep = [i for i in range(len(encoded)) if encoded[i].id not in lost]
     if not keep:
-        raise NonFiniteError(f"all {len(encoded)} samples gave non-finite numbers", remedy="check the model's weights and dtype")
+        raise NonFiniteError(
+            f"all {len(encoded)} samples gave non-finite numbers", remedy="check the model's weights and dtype"
+        )
     stacked = {name: values[keep] for name, values in rows.items()}
     return Features(
         ids=[encoded[i].id for i in keep],
@@ -175,7 +181,13 @@ class _Pass:
         return len(names) - lowest
 
     def _collect(
-        self, batch: Sequence[Encoded], where: Layout, states: Tensor, token: Any, weight: Tensor | None, bias: Tensor | None
+        self,
+        batch: Sequence[Encoded],
+        where: Layout,
+        states: Tensor,
+        token: Any,
+        weight: Tensor | None,
+        bias: Tensor | None,
     ) -> dict[str, np.ndarray]:
         count = where.answer_lengths.double()
         mean = lambda values: segment_sum(values, where.answer_cu) / count  # noqa: E731
@@ -252,7 +264,7 @@ def _add_without_image(
     batch_tokens: int,
     packed: bool,
 ) -> float:
-    """Fill ``nll_without_image``; returns the FLOPs. Text-only samples: NaN, or their own NLL where pictures are zeroed."""
+    """Fill ``nll_without_image``: NaN for text-only samples, or their own NLL where pictures are zeroed. FLOPs."""
     by_id = {sample.id: sample for sample in dataset}
     with_image = [i for i, one in enumerate(encoded) if one.n_images > 0]
     column = rows["nll"].copy() if mode == "zero" else np.full(len(encoded), np.nan)

@@ -17,10 +17,10 @@ from adaptinf.store import read_json, read_table, read_tensors, write_json, writ
 class Features:
     """Row ``i`` of every array belongs to ``ids[i]``.
 
-    ``sketch`` float32 [N, k]; ``hidden`` float32 [N, d]; ``scores`` raw columns, float64 [N] each (their formulas are in
-    docs/architecture.md). ``identity`` names what produced the numbers; features of unlike identity never mix.
-    ``dropped`` lists the samples left out, as (id, reason); ``zeroed`` the samples whose non-finite numbers were set to 0;
-    ``flops`` is what the passes cost by the counting model.
+    ``sketch`` float32 [N, k]; ``hidden`` float32 [N, d]; ``scores`` raw columns, float64 [N] each (their formulas are
+    in docs/architecture.md). ``identity`` names what produced the numbers; features of unlike identity never mix.
+    ``dropped`` lists the samples left out, as (id, reason); ``zeroed`` the samples whose non-finite numbers were set to
+    0; ``flops`` is what the passes cost by the counting model.
     """
 
     ids: list[str]
@@ -37,12 +37,15 @@ class Features:
 
     def save(self, directory: Path) -> None:
         """``features.safetensors``, ``scores.parquet``, ``dropped.parquet`` and ``identity.json``."""
-        tensors = {name: array for name, array in (("sketch", self.sketch), ("hidden", self.hidden)) if array is not None}
+        tensors = {
+            name: array for name, array in (("sketch", self.sketch), ("hidden", self.hidden)) if array is not None
+        }
         write_tensors(directory / "features.safetensors", tensors)
         write_table(directory / "scores.parquet", self.table())
         ids, reasons = [list(column) for column in zip(*self.dropped, strict=True)] if self.dropped else ([], [])
         write_table(
-            directory / "dropped.parquet", pa.table({"id": pa.array(ids, pa.string()), "reason": pa.array(reasons, pa.string())})
+            directory / "dropped.parquet",
+            pa.table({"id": pa.array(ids, pa.string()), "reason": pa.array(reasons, pa.string())}),
         )
         write_json(directory / "identity.json", {"identity": self.identity, "zeroed": self.zeroed, "flops": self.flops})
 
@@ -65,13 +68,17 @@ class Features:
 
     def table(self) -> pa.Table:
         """``id`` and one float64 column a raw score."""
-        return pa.table({"id": pa.array(self.ids, pa.string()), **{k: pa.array(v, pa.float64()) for k, v in self.scores.items()}})
+        return pa.table(
+            {"id": pa.array(self.ids, pa.string()), **{k: pa.array(v, pa.float64()) for k, v in self.scores.items()}}
+        )
 
     def concat(self, other: Features) -> Features:
         """These rows, then the other's. Raises IdentityError when they were not produced alike."""
         if self.identity != other.identity:
             keys = sorted(k for k in {*self.identity, *other.identity} if self.identity.get(k) != other.identity.get(k))
-            raise IdentityError(f"features differ in {', '.join(keys)}", remedy="extract both with one model and configuration")
+            raise IdentityError(
+                f"features differ in {', '.join(keys)}", remedy="extract both with one model and configuration"
+            )
         join = lambda a, b: None if a is None else np.concatenate([a, b])  # noqa: E731
         return Features(
             ids=self.ids + other.ids,

@@ -1,5 +1,7 @@
 """Durable, identified artefacts: a directory is visible only when it is complete and hashed."""
 
+from __future__ import annotations
+
 from adaptinf.store.artefact import create, is_complete, manifest, remove_partial, verify
 from adaptinf.store.io import (
     digest,

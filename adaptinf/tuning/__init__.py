@@ -1,5 +1,7 @@
 """LoRA tuning on selected samples, and the lifelong loop as a resumable state machine."""
 
+from __future__ import annotations
+
 from adaptinf.tuning.fit import FitResult, fit
 from adaptinf.tuning.loop import run
 from adaptinf.tuning.strategy import STRATEGIES, Strategy, make_strategy

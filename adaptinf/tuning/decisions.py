@@ -108,7 +108,10 @@ def gallery_table(pool: pa.Table, samples: Mapping[str, Sample], per_decision: i
                     "id": sample.id,
                     "task": sample.task,
                     "decision": decision,
-                    **{name: row[name] for name in ("cluster", "scorer", "score", "reason", "duplicate_of", "max_similarity")},
+                    **{
+                        name: row[name]
+                        for name in ("cluster", "scorer", "score", "reason", "duplicate_of", "max_similarity")
+                    },
                     "prompt": sample.prompt,
                     "answer": sample.answer,
                     "picture": _thumbnail(sample),

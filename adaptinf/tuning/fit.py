@@ -23,8 +23,8 @@ from adaptinf.progress import progress
 
 @dataclass(frozen=True)
 class FitResult:
-    """``history``: one row an optimiser step (``step, loss, learning_rate, grad_norm``); ``flops`` by the counting model;
-    ``dropped``: samples left out, as (id, reason); ``skipped``: ids whose step was skipped as non-finite."""
+    """``history``: one row an optimiser step (``step, loss, learning_rate, grad_norm``); ``flops`` by the counting
+    model; ``dropped``: samples left out, as (id, reason); ``skipped``: ids whose step was skipped as non-finite."""
 
     history: pa.Table
     steps: int
@@ -34,7 +34,9 @@ class FitResult:
     skipped: list[str]
 
 
-def fit(lm: LanguageModel, samples: Sequence[Sample], config: TrainConfig, *, seed: int, on_long: str = "raise") -> FitResult:
+def fit(
+    lm: LanguageModel, samples: Sequence[Sample], config: TrainConfig, *, seed: int, on_long: str = "raise"
+) -> FitResult:
     """Train the parameters of ``lm`` that ask for a gradient on ``samples``, in place.
 
     Loss: token mean of the answers' NLL over a step. AdamW (betas 0.9, 0.999), warm-up then ``config.schedule``; the
@@ -45,7 +47,9 @@ def fit(lm: LanguageModel, samples: Sequence[Sample], config: TrainConfig, *, se
     """
     encoded, dropped = lm.encoder.encode_all(samples, on_error="drop" if on_long == "drop" else "raise")
     if not encoded:
-        raise EmptyTaskError("there is no sample to train on", remedy="raise the budget, or see why samples were dropped")
+        raise EmptyTaskError(
+            "there is no sample to train on", remedy="raise the budget, or see why samples were dropped"
+        )
     watch = _Watch(config.on_nonfinite)
     flops = _Flops(lm)
     with tempfile.TemporaryDirectory(prefix="adaptinf-trainer-") as scratch:
@@ -191,7 +195,11 @@ class _Bar(TrainerCallback):
     """Progress in samples, in the same style as every other long step."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar = progress(total=state.max_steps * args.train_batch_size * args.gradient_accumulation_steps, description="training", unit="sample")
+        self.bar = progress(
+            total=state.max_steps * args.train_batch_size * args.gradient_accumulation_steps,
+            description="training",
+            unit="sample",
+        )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.bar.update(args.train_batch_size * args.gradient_accumulation_steps)

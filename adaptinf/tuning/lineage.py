@@ -15,7 +15,7 @@ class Lineage:
 
     ``after(t)`` is the model as step t left it (t = 0: the base with an adapter that changes nothing); ``start_of(t)``
     is where the training of step t starts. Both are made from the base and the stored adapters, never from what happens
-    to be in memory, so that a resumed run has the same bits. ``training.carry_lora`` says how adapters follow each other:
+    to be in memory, so that a resumed run has the same bits. ``training.carry_lora`` says how they follow each other:
 
     - ``continue``: one adapter is trained further and further;
     - ``merge``: each step's adapter is merged into the base before the next step trains a new one;

@@ -1,8 +1,8 @@
 """The lifelong loop as a state machine.
 
 At each arrival: features of the pool, selection, training, evaluation, pruning. Every arrow writes one artefact (see
-docs/architecture.md, "The run directory") and reads only artefacts, the data and the base model; an arrow whose artefact
-is complete is not run again. So a run killed anywhere continues where it died and ends with the same bytes.
+docs/architecture.md, "The run directory") and reads only artefacts, the data and the base model; an arrow whose
+artefact is complete is not run again. So a run killed anywhere continues where it died and ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from adaptinf_kernels import Sketch
 
 from adaptinf.capture import SCORES, Features, extract
@@ -22,9 +21,19 @@ from adaptinf.config import RunConfig, to_dict, to_yaml
 from adaptinf.data import Sample, TaskStream, load_stream, split_pretraining
 from adaptinf.errors import EmptyTaskError, IdentityError
 from adaptinf.evaluation import evaluate_stream, write_results
-from adaptinf.models import LanguageModel, load_model, save_adapter
+from adaptinf.models import load_model, save_adapter
 from adaptinf.selection import Pool, prune
-from adaptinf.store import create, digest, is_complete, manifest, read_json, read_table, replace_file, write_json, write_table
+from adaptinf.store import (
+    create,
+    digest,
+    is_complete,
+    manifest,
+    read_json,
+    read_table,
+    replace_file,
+    write_json,
+    write_table,
+)
 from adaptinf.store.io import json_bytes
 from adaptinf.tuning.decisions import cluster_map, decisions_table, gallery_table, pool_table, read_selection
 from adaptinf.tuning.fit import fit
@@ -80,7 +89,9 @@ class Loop:
                 )
         cache = config.cache_dir
         self.adapters: dict[int, Path] = {}
-        self.lineage = Lineage(config, lambda: load_model(config.model, pretraining=pretraining, cache=cache), self.adapters)
+        self.lineage = Lineage(
+            config, lambda: load_model(config.model, pretraining=pretraining, cache=cache), self.adapters
+        )
         self._parent = digest({"config": _identity(config), "stream": stream.fingerprint()})
 
     def run(self) -> None:
@@ -140,7 +151,10 @@ class Loop:
         budget = self.strategy.budget(self.config.budget, step.n_seen, len(pool.ids))
         selection = self.strategy.selector.select(pool, budget, stage_seed(self.config.seed, step.number, "selection"))
         write_table(to / "decisions.parquet", decisions_table(pool, selection, features))
-        write_json(to / "summary.json", {**selection.summary, "budget": budget, "n_pool": len(step.pool), "n_seen": step.n_seen})
+        write_json(
+            to / "summary.json",
+            {**selection.summary, "budget": budget, "n_pool": len(step.pool), "n_seen": step.n_seen},
+        )
         if features is not None and features.sketch is not None:
             write_table(to / "map.parquet", cluster_map(features))
         return 0.0, len(pool.ids)
@@ -150,7 +164,9 @@ class Loop:
         lm = self.lineage.start_of(step.number)
         self.lineage.forget()
         seed = stage_seed(self.config.seed, step.number, "training")
-        result = fit(lm, [self.samples[id] for id in chosen], self.config.training, seed=seed, on_long=self.config.model.on_long)
+        result = fit(
+            lm, [self.samples[id] for id in chosen], self.config.training, seed=seed, on_long=self.config.model.on_long
+        )
         save_adapter(lm, to / "adapter")
         write_table(to / "history.parquet", result.history)
         counters = {"steps": result.steps, "dropped": dict(result.dropped), "skipped": result.skipped}
@@ -213,7 +229,7 @@ class Loop:
         return max((number for number in self.adapters if number < step.number), default=0)
 
     def _stage(self, path: Path, work: Callable[[Path], tuple[float, int]]) -> None:
-        """One arrow: run ``work`` unless its artefact is complete. The identity chains the stages: each names its parent."""
+        """One arrow: run ``work`` unless its artefact is complete. Each names its parent, so that they form a chain."""
         identity = {"parent": self._parent}
         if not is_complete(path, identity):
             with create(path, identity) as staging:

@@ -25,12 +25,19 @@ from adaptinf.data import Image, Sample
 from adaptinf.models import LanguageModel, wrap
 
 TEMPLATE = (
-    "{% for m in messages %}<|{{ m.role }}|>{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}"
-    "{% if p.type == 'image' %}<image>{% else %}{{ p.text }}{% endif %}{% endfor %}{% endif %}<|end|>{% endfor %}"
+    "{% for m in messages %}<|{{ m.role }}|>{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for p in m.content %}{% if p.type == 'image' %}<image>{% else %}{{ p.text }}{% endif %}{% endfor %}{% endif %}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 SPECIAL = ["<pad>", "<|end|>", "<image>", "<|user|>", "<|assistant|>", "<|system|>"]
-TEXT = ["what is the colour of the circle", "is there a blue square", "yes", "no", "two red triangles", "Wie heißt das Land?"]
+TEXT = [
+    "what is the colour of the circle",
+    "is there a blue square",
+    "yes",
+    "no",
+    "two red triangles",
+    "Wie heißt das Land?",
+]
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +47,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
     core.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     core.train_from_iterator(
-        TEXT, trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
+        TEXT,
+        trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False),
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
@@ -86,7 +94,10 @@ def make_lm(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], LanguageModel
                     projection_dim=16,
                 )
                 config = LlavaConfig(
-                    vision_config=vision, text_config=_text_config(len(tokenizer)), image_token_index=2, image_seq_length=4
+                    vision_config=vision,
+                    text_config=_text_config(len(tokenizer)),
+                    image_token_index=2,
+                    image_seq_length=4,
                 )
                 model = LlavaForConditionalGeneration(config)
                 pictures = CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})

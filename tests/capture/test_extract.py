@@ -40,7 +40,7 @@ def with_adapter(lm: LanguageModel) -> LanguageModel:
 
 
 def oracle(lm: LanguageModel, sample: Sample, parameters: str, layers: str = "middle") -> dict[str, np.ndarray]:
-    """One sample alone through the model's own logits; gradients by autograd; the definitions of the scores spelled out."""
+    """One sample alone through the model's own logits; gradients by autograd; the scores spelled out."""
     names = find_targets(lm, layers, parameters)
     wanted = {name: parameter for name, parameter in lm.model.named_parameters() if name in names}
     assert set(wanted) == set(names)
@@ -101,7 +101,11 @@ def test_equals_the_microbatch_of_one(
     exact = [oracle(prepare(make_lm(family, torch.float64)), s, parameters) for s in samples]
     lm = prepare(make_lm(family))
     rough = [oracle(lm, s, parameters) for s in samples]
-    for order, batch_tokens in ((range(len(samples)), 100_000), (range(len(samples)), 1), (range(len(samples))[::-1], 150)):
+    for order, batch_tokens in (
+        (range(len(samples)), 100_000),
+        (range(len(samples)), 1),
+        (range(len(samples))[::-1], 150),
+    ):
         found = extract(
             lm, [samples[i] for i in order], sketch=SKETCH, parameters=parameters, scores=ALL_SCORES,
             batch_tokens=batch_tokens, packed=packed,
@@ -122,10 +126,14 @@ def test_sum_loss_is_mean_loss_times_the_answer_length(make_lm: MakeLm, samples:
     lm = make_lm("llava")
     mean = extract(lm, samples, sketch=SKETCH, parameters="linear")
     total = extract(lm, samples, sketch=SKETCH, parameters="linear", loss="sum")
-    np.testing.assert_allclose(total.sketch, mean.sketch * mean.scores["n_answer_tokens"][:, None], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        total.sketch, mean.sketch * mean.scores["n_answer_tokens"][:, None], rtol=1e-4, atol=1e-5
+    )
 
 
-def test_backward_stops_at_the_lowest_target_and_forms_no_weight_gradient(make_lm: MakeLm, samples: list[Sample]) -> None:
+def test_backward_stops_at_the_lowest_target_and_forms_no_weight_gradient(
+    make_lm: MakeLm, samples: list[Sample]
+) -> None:
     lm = make_lm("llava")
     reached: list[str] = []
     for name, layer in lm.decoder_layers:

@@ -24,7 +24,12 @@ def tiny_config(tiny_cache: Path) -> Callable[..., RunConfig]:
             "strategy": "paper",
             "budget": 0.5,
             "cache": str(tiny_cache),
-            "data": {"source": "demo", "order": ["shapes_vqa", "digit_compare", "country_language"], "train_limit": 24, "test_limit": 6},
+            "data": {
+                "source": "demo",
+                "order": ["shapes_vqa", "digit_compare", "country_language"],
+                "train_limit": 24,
+                "test_limit": 6,
+            },
             "model": {"pretrain": {"steps": 3, "batch_size": 8}},
             "lora": {"r": 4, "alpha": 8},
             "features": {"k": 32},

@@ -75,7 +75,9 @@ def test_killed_at_every_point_ends_with_the_same_bytes(
 
 
 def test_a_finished_run_is_not_run_again(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> None:
-    config = tiny_config(strategy="random_replay", data={"order": ["country_language"], "train_limit": 16, "test_limit": 4})
+    config = tiny_config(
+        strategy="random_replay", data={"order": ["country_language"], "train_limit": 16, "test_limit": 4}
+    )
     assert _exit_code(config, tmp_path / "run") == 0
     times = {f: f.stat().st_mtime_ns for f in (tmp_path / "run" / "steps").rglob("*") if f.is_file()}
     assert _exit_code(config, tmp_path / "run", "kill:01_country_language/training:started") == 0

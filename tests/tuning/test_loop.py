@@ -1,4 +1,4 @@
-"""Every strategy through the whole loop on real data: what is written, that budgets are exact, that decisions are kept."""
+"""Every strategy through the whole loop on real data: what is written, exact budgets, kept decisions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,19 @@ from adaptinf.errors import BudgetError, ConfigError, IdentityError
 from adaptinf.store import read_json, read_table, verify
 from adaptinf.tuning import STRATEGIES, run
 
-COLUMNS = ["id", "task", "is_new", "cluster", "scorer", "score", "selected", "kept", "reason", "duplicate_of", "max_similarity"]
+COLUMNS = [
+    "id",
+    "task",
+    "is_new",
+    "cluster",
+    "scorer",
+    "score",
+    "selected",
+    "kept",
+    "reason",
+    "duplicate_of",
+    "max_similarity",
+]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -71,7 +83,12 @@ def test_another_configuration_in_the_same_directory_is_an_error(
     config = tiny_config(strategy="random_replay", data={"order": ["country_language"]})
     run(config, tmp_path)
     with pytest.raises(IdentityError, match=r"training\.learning_rate"):
-        run(tiny_config(strategy="random_replay", data={"order": ["country_language"]}, training={"learning_rate": 1e-4}), tmp_path)
+        run(
+            tiny_config(
+                strategy="random_replay", data={"order": ["country_language"]}, training={"learning_rate": 1e-4}
+            ),
+            tmp_path,
+        )
 
 
 def test_impossible_budgets_are_named(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> None:
