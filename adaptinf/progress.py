@@ -13,9 +13,9 @@ Item = TypeVar("Item")
 
 
 def progress(
-    items: Iterable[Item] | None = None, description: str = "", *, total: int | None = None, unit: str = "sample"
+    items: Iterable[Item] = (), description: str = "", *, total: int | None = None, unit: str = "sample"
 ) -> tqdm[Item]:
-    """A bar over ``items``, or (``items=None``) one advanced by ``.update(n)`` and closed by ``with``.
+    """A bar over ``items``, or (without ``items``) one advanced by ``.update(n)`` and closed by ``with``.
 
     ``ADAPTINF_PROGRESS=0`` switches every bar off. Away from a terminal a bar writes a line at most every ten seconds.
     """

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adaptinf.cli.probes import probe_ops
 from adaptinf.cli.version import installed
 from adaptinf.config import RunConfig
 
@@ -114,12 +115,45 @@ def check_gpu() -> Iterator[Finding]:
             yield Finding(f"gpu {index}", True, f"{about}, CUDA {torch.version.cuda}")
 
 
+def check_native() -> Iterator[Finding]:
+    """The native module: what it was built with, and what this processor lets it use."""
+    from adaptinf_kernels import build_info
+
+    info = build_info()
+    if not info["native"]:
+        yield Finding("native module", False, info["reason"])
+        return
+    yield Finding("native module", True, str(info.get("compiler", "")))
+    cpu, cuda = info["cpu"], info["cuda"]
+    yield Finding("native on the CPU", True, ", ".join(f"{key}: {_plain(value)}" for key, value in cpu.items()))
+    about = ", ".join(f"{key}: {_plain(value)}" for key, value in cuda.items() if key not in ("built", "reason"))
+    yield Finding("native on CUDA", cuda["built"], about if cuda["built"] else cuda["reason"])
+
+
+def check_ops() -> Iterator[Finding]:
+    """Each op by each implementation on a few numbers, on the CPU and, where there is one, on the GPU."""
+    torch = _try_import("torch")
+    if isinstance(torch, Exception):
+        yield Finding("ops", False, f"torch does not import: {torch}")
+        return
+    for kind in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        for op, impl, reason in probe_ops(torch.device(kind)):
+            required = (impl, kind) == ("reference", "cpu")
+            yield Finding(f"{op} by {impl} on {kind}", not reason, reason or "runs", required)
+
+
 SECTIONS: dict[str, Callable[[], Iterator[Finding]]] = {
     "machine": check_machine,
     "required packages": check_required,
     "gpu": check_gpu,
+    "native module": check_native,
+    "ops": check_ops,
     "optional packages": check_optional,
 }
+
+
+def _plain(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _import(module: str, package: str, purpose: str, remedy: str, *, required: bool = False) -> Finding:

@@ -76,7 +76,10 @@ def test_demo_on_a_bundle(calls: list[Any], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["run", "CONFIG", "--training.stps", "1"], "training.stps: unknown key\n  remedy: did you mean 'training.steps'?"),
+        (
+            ["run", "CONFIG", "--training.stps", "1"],
+            "training.stps: unknown key\n  remedy: did you mean 'training.steps'?",
+        ),
         (["run", "CONFIG", "--seed"], "--seed: has no value"),
         (["run", "absent.yaml"], "absent.yaml: cannot be read"),
         (["cluster", "absent", "--training.steps", "1"], "--training.steps: has no effect on this command"),
