@@ -7,6 +7,7 @@ that no training sample shows, so a good score means a learnt skill and not a me
 
 from __future__ import annotations
 
+import functools
 import gettext
 import importlib
 from collections import Counter, defaultdict
@@ -114,12 +115,12 @@ def _digit_reading() -> TaskDataset:
             f"digit_reading-{index}",
             "Which digit is written here?",
             str(label),
-            images=[_picture(pixels)],
+            images=[_picture(index)],
             task="digit_reading",
             skill="recognition",
             group=_digit(index),
         )
-        for index, (pixels, label) in enumerate(_digits())
+        for index, (_, label) in enumerate(_digits())
     ]
     return _task("digit_reading", "recognition", samples)
 
@@ -171,7 +172,7 @@ def _digit_compare() -> TaskDataset:
                     f"digit_compare-{first}-{second}",
                     question,
                     answer,
-                    images=[_picture(digits[first][0]), _picture(digits[second][0])],
+                    images=[_picture(first), _picture(second)],
                     task="digit_compare",
                     skill="multi-image",
                     group=f"digits:{first}+{second}",
@@ -263,6 +264,7 @@ def _held_out(group: str) -> bool:
     return unit_hash(SEED, "demo test", group) < TEST_SHARE
 
 
+@functools.cache
 def _digits() -> list[tuple[np.ndarray, int]]:
     """(8 x 8 grey values from 0 to 16, label) of 1797 digits by 43 writers."""
     data: Any = _require("sklearn.datasets", "scikit-learn").load_digits()
@@ -273,8 +275,9 @@ def _digit(index: int) -> str:
     return f"digit:{index}"
 
 
-def _picture(pixels: np.ndarray) -> Image:
-    return Image(data=encode_png(_enlarged(pixels, SIDE)))
+@functools.cache
+def _picture(index: int) -> Image:
+    return Image(data=encode_png(_enlarged(_digits()[index][0], SIDE)))
 
 
 def _enlarged(pixels: np.ndarray, side: int) -> PIL.Image.Image:

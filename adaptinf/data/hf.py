@@ -39,7 +39,7 @@ def read_hf(
     parser = RecordParser(images, task, skill, columns or {}, need_id=False)
     wanted = [column for column in (parser.columns.get(key, key) for key in COLUMNS) if column in dataset.column_names]
     rows = enumerate(dataset.select_columns(wanted), start=1)
-    return read_records(rows, name, parser, quarantine, set() if ids is None else ids, derive_ids=True)
+    return read_records(rows, name, parser, quarantine, ids)
 
 
 def _load(folder: Path) -> datasets.Dataset:

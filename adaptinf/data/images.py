@@ -28,7 +28,7 @@ def load_image(image: Image, *, max_pixels: int = MAX_PIXELS) -> PIL.Image.Image
         ImageError: missing, unreadable, truncated, of a refused format, or with more than ``max_pixels`` pixels.
     """
     with _opened(image, max_pixels) as picture:
-        return flatten(PIL.ImageOps.exif_transpose(picture))
+        return _upright_rgb(picture)
 
 
 def encode_png(picture: PIL.Image.Image) -> bytes:
@@ -98,7 +98,7 @@ class ImageFolder:
         with _opened(image, self.max_pixels) as picture:
             if self.verify:
                 picture.draft(picture.mode, (1, 1))  # a JPEG is then decoded whole, but at an eighth of its size
-                picture.load()
+                _upright_rgb(picture)
         return image
 
 
@@ -111,6 +111,10 @@ def flatten(picture: PIL.Image.Image) -> PIL.Image.Image:
     if picture.mode.startswith("I"):
         picture = picture.convert("I").point(lambda value: value * (1 / 257)).convert("L")
     return picture.convert("RGB")
+
+
+def _upright_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
+    return flatten(PIL.ImageOps.exif_transpose(picture))
 
 
 @contextmanager

@@ -37,10 +37,7 @@ def read_jsonl(
         DataError: the file cannot be opened, or its gzip stream is damaged (what follows could not be counted).
     """
     parser = RecordParser(images, task, skill)
-    return read_records(
-        read_lines(path), str(path), lambda line: parser(parse_line(line)), quarantine,
-        set() if ids is None else ids, derive_ids=False,
-    )  # fmt: skip
+    return read_records(read_lines(path), str(path), parser, quarantine, ids, decode=parse_line)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -34,11 +34,10 @@ def read_llava(
     Raises:
         DataError: the file cannot be read, or is not one JSON list.
     """
-    lines = ".jsonl" in path.suffixes
     parser = RecordParser(images, task, skill, need_id=False)
-    parse = (lambda line: parser(parse_line(line))) if lines else parser
-    records = read_lines(path) if lines else _read_list(path)
-    return read_records(records, str(path), parse, quarantine, set() if ids is None else ids, derive_ids=True)
+    if ".jsonl" in path.suffixes:
+        return read_records(read_lines(path), str(path), parser, quarantine, ids, decode=parse_line)
+    return read_records(_read_list(path), str(path), parser, quarantine, ids)
 
 
 def _read_list(path: Path) -> Iterator[tuple[int, Any]]:

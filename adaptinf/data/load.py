@@ -19,7 +19,7 @@ from adaptinf.data.parquet import read_parquet
 from adaptinf.data.quarantine import Quarantine
 from adaptinf.data.sample import Sample
 from adaptinf.data.stream import TaskDataset, TaskStream, draw, split_by_group
-from adaptinf.errors import ConfigError, DataError
+from adaptinf.errors import ConfigError, DataError, ImageError
 from adaptinf.progress import progress
 
 _READERS = {"jsonl": read_jsonl, "llava": read_llava, "parquet": read_parquet, "hf": read_hf}
@@ -69,7 +69,7 @@ def _read_task(spec: TaskSpec, config: DataConfig, root: Path, seed: int, quaran
         raise ConfigError(
             "needs either test files or test_fraction", item=f"data.tasks {spec.name}", remedy="set one of the two"
         )
-    folder = resolve_under(root, spec.image_root) if spec.image_root else root
+    folder = _inside(root, spec.image_root, spec.name) if spec.image_root else root
     images = ImageFolder(folder, max_pixels=config.max_pixels, verify=config.verify_images)
     ids: set[str] = set()
 
@@ -98,18 +98,29 @@ def _read_task(spec: TaskSpec, config: DataConfig, root: Path, seed: int, quaran
 def _files(root: Path, patterns: Sequence[str], task: str) -> list[Path]:
     files: list[Path] = []
     for pattern in patterns:
-        resolve_under(root, pattern)
+        if Path(pattern).is_absolute():
+            raise ConfigError(f"{pattern} is absolute", item=f"data.tasks {task}", remedy=_STAY)
         found = sorted(root.glob(pattern)) if any(sign in pattern for sign in "*?[") else [root / pattern]
+        for file in found:
+            _inside(root, file, task)
         if not found or not all(file.exists() for file in found):
             raise DataError(
                 f"no file matches {pattern!r} under {root}",
                 item=f"data.tasks {task}",
                 remedy="check data.root and the name",
             )
-        for file in found:
-            resolve_under(root, file)
         files += found
     return files
+
+
+def _inside(root: Path, path: Path | str, task: str) -> Path:
+    try:
+        return resolve_under(root, path)
+    except ImageError as error:
+        raise ConfigError(f"{path}: {error.problem}", item=f"data.tasks {task}", remedy=_STAY) from error
+
+
+_STAY = "paths are relative to data.root and may not leave it, not even by a symbolic link"
 
 
 def _check_groups(task: str, train: Sequence[Sample], test: Sequence[Sample]) -> None:

@@ -37,9 +37,7 @@ def read_parquet(
         DataError: the file cannot be read, or its contents fail Arrow's full validation.
     """
     parser = RecordParser(images, task, skill, columns or {}, need_id=False)
-    return read_records(
-        _rows(path, parser.columns), str(path), parser, quarantine, set() if ids is None else ids, derive_ids=True
-    )
+    return read_records(_rows(path, parser.columns), str(path), parser, quarantine, ids)
 
 
 def _rows(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:

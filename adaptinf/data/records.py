@@ -89,6 +89,11 @@ class RecordParser:
             meta=_meta(get("meta"), get("source")),
         )
 
+    def id_of(self, record: Any) -> str | None:
+        """The id that a record, broken or not, carries."""
+        found = record.get(self.columns.get("id", "id")) if isinstance(record, Mapping) else None
+        return str(found) if isinstance(found, (str, int)) else None
+
     def _getter(self, record: Mapping[str, Any]) -> Callable[[str], Any]:
         return lambda key: record.get(self.columns.get(key, key))
 
@@ -108,32 +113,33 @@ class RecordParser:
 
 
 def read_records(
-    records: Iterable[tuple[int, Any]],
+    raw: Iterable[tuple[int, Any]],
     file: str,
-    parse: Callable[[Any], Sample],
+    parser: RecordParser,
     quarantine: Quarantine,
-    ids: set[str],
+    ids: set[str] | None,
     *,
-    derive_ids: bool,
+    decode: Callable[[Any], Any] = lambda record: record,
 ) -> Iterator[Sample]:
-    """Yield the good samples of ``(line, record)`` pairs; the broken ones go to the quarantine.
+    """Yield the good samples of ``(line, raw record)`` pairs; the broken ones go to the quarantine.
 
-    ``ids`` are those already taken and grow. With ``derive_ids`` a missing id is made of task, content and position,
-    and one that is taken gets the content's digest appended (published LLaVA files repeat the picture's id); without
-    it both are broken records.
+    ``ids`` are those already taken and grow. Where the parser needs no id, a missing one is made of task, content and
+    position, and one that is taken gets the content's digest appended (published LLaVA files repeat the picture's id);
+    where it does, both are broken records.
     """
-    for line, record in records:
+    ids = set() if ids is None else ids
+    for line, record in raw:
         quarantine.seen += 1
-        sample = None
         try:
-            sample = parse(record)
-            if derive_ids:
+            record = decode(record)
+            sample = parser(record)
+            if not parser.need_id:
                 sample = _with_id(sample, line, ids)
             if sample.id in ids:
                 _broken("the id stands on an earlier record as well")
         except RecordError as error:
-            named = record.get("id") if isinstance(record, Mapping) else getattr(sample, "id", None)
-            quarantine.add(file, line, str(error).replace("\n", ";"), None if named is None else str(named))
+            reason = f"{error.item}: {error.problem}" if error.item else error.problem
+            quarantine.add(file, line, reason, parser.id_of(record))
             continue
         ids.add(sample.id)
         yield sample
@@ -184,7 +190,7 @@ def _turn(turn: Any) -> tuple[Role, str]:
     speaker = turn.get("from", turn.get("role"))
     role = _ROLES.get(speaker) if isinstance(speaker, str) else None
     if role is None:
-        _broken(f"unknown speaker {str(speaker)[:40]!r}")
+        _broken(f"unknown speaker {speaker[:40]!r}" if isinstance(speaker, str) else "a turn has no speaker")
     content = turn.get("value", turn.get("content"))
     if isinstance(content, (list, tuple)):
         content = "".join(_content_part(part) for part in content)

@@ -128,6 +128,12 @@ def split_pretraining(stream: TaskStream, fraction: float, seed: int) -> tuple[l
         for sample in task.train:
             group = _group(sample)
             parts[group not in tested and unit_hash(seed, "pretraining", group) < fraction].append(sample)
+        if not parts[0]:
+            raise EmptyTaskError(
+                f"pre-training on {fraction:.0%} of the groups would take every training sample",
+                item=task.name,
+                remedy="lower model.pretrain.fraction, or give the task more groups",
+            )
         tasks.append(replace(task, train=tuple(parts[0])))
         pretraining += parts[1]
     return pretraining, replace(stream, tasks=tuple(tasks))
