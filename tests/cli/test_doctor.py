@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import shutil
 import sys
-from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -48,8 +48,7 @@ def test_an_absent_optional_package_names_the_remedy(monkeypatch: pytest.MonkeyP
 
 
 def test_little_space_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2, 1, 1 << 20))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 20))
     finding = doctor.check_space("cache", tmp_path / "not" / "yet", 1 << 30, "set ADAPTINF_CACHE")
     assert not finding.works
     assert finding.detail.endswith("; set ADAPTINF_CACHE")
