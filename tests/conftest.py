@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 
+# Before anything imports torch or transformers; `make test` sets the same.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("ADAPTINF_PROGRESS", "0")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
