@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from adaptinf.report.page import build_comparison, build_report
-from adaptinf.report.run_view import RunView, read_run
+from adaptinf.report.reading import read_run
+from adaptinf.report.run_view import RunView
 from adaptinf.report.text import format_table
 
 __all__ = ["RunView", "build_comparison", "build_report", "format_table", "read_run"]

@@ -7,11 +7,11 @@ Colours of paper and ink come from the page's CSS variables, so that one drawing
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from adaptinf.report.colours import cycled
 from adaptinf.report.run_view import Step
@@ -20,7 +20,14 @@ from adaptinf.report.units import count, percent
 MAP_POINTS = 3000
 """A cluster map draws at most so many points."""
 
-_MARKERS = ("circle", "square", "diamond", "triangle")
+_MARKERS = (
+    (),
+    ((-3, -3), (3, -3), (3, 3), (-3, 3)),
+    ((0, -4), (4, 0), (0, 4), (-4, 0)),
+    ((0, -4), (4, 3), (-4, 3)),
+)
+"""Corners around a point: disc, square, diamond, triangle."""
+
 _DASHES = ("none", "7 3", "2 3", "8 3 2 3")
 
 
@@ -33,7 +40,9 @@ class Line:
     style: int = 0
 
 
-def line_chart(lines: Sequence[Line], stages: Sequence[str], *, width: int, height: int, learnt: int | None = None) -> Markup:
+def line_chart(
+    lines: Sequence[Line], stages: Sequence[str], *, width: int, height: int, learnt: int | None = None
+) -> Markup:
     """Curves over the stages, 0 to 100 % upwards. ``learnt`` is the stage at which the task was trained on."""
     left, right, top, bottom = 30, width - 10, 8, height - 20
     step = (right - left) / max(len(stages) - 1, 1)
@@ -48,10 +57,8 @@ def line_chart(lines: Sequence[Line], stages: Sequence[str], *, width: int, heig
         parts.append(_text(left - 5, y + 3.5, f"{100 * value:.0f}", "tick end"))
     if learnt is not None and learnt < len(stages):
         x, _ = at(learnt, 0)
-        note = escape(f"step {learnt}: the model is trained on this task")
-        parts.append(
-            _mark(f'<g><title>{note}</title><rect class="learnt" x="{x - 4:.1f}" y="{top}" width="8" height="{bottom - top}"/></g>')
-        )
+        band = f'<rect class="learnt" x="{x - 4:.1f}" y="{top}" width="8" height="{bottom - top}"/>'
+        parts.append(_mark(f"<g><title>step {learnt}: the model is trained on this task</title>{band}</g>"))
     every = -(-len(stages) // max(int((right - left) / 22), 1))
     for stage in range(0, len(stages), every):
         parts.append(_text(at(stage, 0)[0], height - 5, str(stage), "tick middle"))
@@ -62,7 +69,8 @@ def line_chart(lines: Sequence[Line], stages: Sequence[str], *, width: int, heig
 
 def swatch(style: int) -> Markup:
     """The line and marker of a curve, for a legend."""
-    line = _mark(f'<line x1="1" x2="31" y1="7" y2="7" style="stroke:{cycled(style)}" stroke-dasharray="{_dash(style)}"/>')
+    dashes = f'stroke-dasharray="{_dash(style)}"'
+    line = _mark(f'<line x1="1" x2="31" y1="7" y2="7" style="stroke:{cycled(style)}" {dashes}/>')
     return Markup('<svg class="swatch" width="32" height="14" aria-hidden="true">{}{}</svg>').format(
         line, _marker(16, 7, style, "")
     )
@@ -89,7 +97,7 @@ def cluster_map(step: Step, *, size: int = 420) -> tuple[Markup, int] | None:
     cluster, selected = step.decisions.cluster[rows], step.decisions.selected[rows]
     parts = [_open(size, size, f"Map of {len(drawable)} samples by cluster")]
     labels = []
-    radius = 3.4 if len(drawable) <= 800 else 2.6
+    width = 6.8 if len(drawable) <= 800 else 5.2
     for number in np.unique(cluster):
         here = cluster == number
         name = f"cluster {number}" if number >= 0 else "no cluster"
@@ -101,17 +109,19 @@ def cluster_map(step: Step, *, size: int = 420) -> tuple[Markup, int] | None:
                 count(((step.decisions.cluster == number) & step.decisions.selected).sum()),
             )
         )
-        hollow, filled = _dots(x, y, here & ~selected), _dots(x, y, here & selected)
-        parts.append(_mark(f'<path class="dot" stroke-width="{2 * radius:.1f}" d="{hollow}"/>') if hollow else Markup(""))
-        parts.append(_mark(f'<path class="hole" stroke-width="{2 * radius - 2:.1f}" d="{hollow}"/>') if hollow else Markup(""))
-        parts.append(_mark(f'<path class="dot" stroke-width="{2 * radius + 1:.1f}" d="{filled}"/>') if filled else Markup(""))
-        parts.append(Markup("</g>"))
+        hollow, filled = here & ~selected, here & selected
+        parts += [
+            _dots("dot", width, x[hollow], y[hollow]),
+            _dots("hole", width - 2, x[hollow], y[hollow]),
+            _dots("dot", width + 1, x[filled], y[filled]),
+            Markup("</g>"),
+        ]
         if number >= 0:
             labels.append(_text(float(np.median(x[here])), float(np.median(y[here])) + 5, str(number), "label middle"))
     return Markup("").join([*parts, *labels, Markup("</svg>")]), len(drawable)
 
 
-def _curve(line: Line, stages: Sequence[str], at) -> Markup:  # noqa: ANN001 - a local function of line_chart
+def _curve(line: Line, stages: Sequence[str], at: Callable[[int, float], tuple[float, float]]) -> Markup:
     colour, dash = cycled(line.style), _dash(line.style)
     parts, pen_down, path = [], False, []
     for stage, value in enumerate(line.values):
@@ -128,17 +138,13 @@ def _curve(line: Line, stages: Sequence[str], at) -> Markup:  # noqa: ANN001 - a
 
 
 def _marker(x: float, y: float, style: int, note: str) -> Markup:
-    shape = _MARKERS[style % len(_MARKERS)]
-    colour, r = cycled(style), 3.0
     title = Markup("<title>{}</title>").format(note) if note else Markup("")
-    if shape == "circle":
-        body = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r}" style="fill:{colour}"/>'
-    elif shape == "square":
-        body = f'<rect x="{x - r:.1f}" y="{y - r:.1f}" width="{2 * r}" height="{2 * r}" style="fill:{colour}"/>'
-    else:
-        corners = ((0, -r - 1), (r + 1, 0), (0, r + 1), (-r - 1, 0)) if shape == "diamond" else ((0, -r - 1), (r + 1, r), (-r - 1, r))
+    corners = _MARKERS[style % len(_MARKERS)]
+    if corners:
         outline = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)
-        body = f'<polygon points="{outline}" style="fill:{colour}"/>'
+        body = f'<polygon points="{outline}" style="fill:{cycled(style)}"/>'
+    else:
+        body = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" style="fill:{cycled(style)}"/>'
     return Markup('<g class="marker">{}{}</g>').format(title, _mark(body))
 
 
@@ -152,9 +158,10 @@ def _fit(values: np.ndarray, size: int) -> np.ndarray:
     return 16 + (size - 32) * ((values - low) / span if span > 0 else np.full(len(values), 0.5))
 
 
-def _dots(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> str:
+def _dots(kind: str, width: float, x: np.ndarray, y: np.ndarray) -> Markup:
     """A path of zero-length strokes: with round caps each is a dot."""
-    return "".join(f"M{a:.1f} {b:.1f}h0" for a, b in zip(x[mask], y[mask], strict=True))
+    strokes = "".join(f"M{a:.1f} {b:.1f}h0" for a, b in zip(x, y, strict=True))
+    return _mark(f'<path class="{kind}" stroke-width="{width:.1f}" d="{strokes}"/>')
 
 
 def _text(x: float, y: float, text: str, classes: str) -> Markup:

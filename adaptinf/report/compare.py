@@ -53,7 +53,7 @@ def task_names(chapters: Sequence[Chapter]) -> list[str]:
     return list(dict.fromkeys(name for chapter in chapters for name in chapter.task_numbers))
 
 
-def curves(chapters: Sequence[Chapter], task: str | None, width: int = 220, height: int = 132) -> Markup:
+def curves(chapters: Sequence[Chapter], task: str | None, width: int = 196, height: int = 126) -> Markup:
     """One curve a run: a task's score, or (None) the average over the tasks that have arrived."""
     lines = []
     for chapter in chapters:

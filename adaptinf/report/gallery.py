@@ -16,7 +16,7 @@ _SIGNATURES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "g
 
 
 def groups(step: Step) -> list[tuple[str, list[Exhibit]]]:
-    """The exhibits of a step by decision, under their headings; a step that dropped nothing has no group of kept ones."""
+    """The exhibits of a step under the headings of their decisions; "kept" only where something was dropped."""
     prunes = any(item.decision == "dropped" for item in step.gallery)
     names = list(dict.fromkeys([*_HEADINGS, *(item.decision for item in step.gallery)]))
     found = []

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from adaptinf.errors import ArtefactError
 from adaptinf.report import charts, colours, compare, costs, gallery, metrics, tables, units, wording
 from adaptinf.report.compare import Chapter
-from adaptinf.report.run_view import read_run
+from adaptinf.report.reading import read_run
 from adaptinf.report.text import labels
 from adaptinf.store import replace_file
 
@@ -70,9 +70,8 @@ def _render(chapters: list[Chapter], **words: Any) -> str:
     )
     for module in (charts, colours, compare, costs, gallery, metrics, tables, units, wording):
         environment.globals[module.__name__.rpartition(".")[2]] = module
-    for function in (
-        gallery.excerpt, units.bare_percent, units.count, units.decimal, units.duration, units.flops, units.percent, units.points,
-    ):  # fmt: skip
+    numbers = (units.bare_percent, units.count, units.decimal, units.duration, units.flops, units.percent, units.points)
+    for function in (gallery.excerpt, *numbers):
         environment.filters[function.__name__] = function
     script = _asset(environment, "script.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -50,9 +50,9 @@ class TaskOutcome:
 
 def matrix_rows(run: RunView) -> list[Row]:
     """The score matrix: row 0 the base model, the diagonal outlined."""
-    rows = []
+    rows, labels = [], stage_labels(run)
     for stage, scores in enumerate(run.matrix):
-        label = stage_labels(run)[stage]
+        label = labels[stage]
         cells = []
         for task, score in zip(run.tasks, scores, strict=True):
             when = "base model" if stage == 0 else f"after step {stage} ({label})"
@@ -64,9 +64,8 @@ def matrix_rows(run: RunView) -> list[Row]:
 
 
 def stage_labels(run: RunView) -> list[str]:
-    """A name for each row of the matrix: "base model", then the dataset that arrived."""
-    tasks = [task.name for task in run.tasks]
-    return ["base model", *tasks][: len(run.matrix)]
+    """A name for each stage of the whole stream: "base model", then the dataset that arrives."""
+    return ["base model", *(task.name for task in run.tasks)]
 
 
 def task_outcomes(run: RunView) -> list[TaskOutcome]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from adaptinf.report.costs import CHOOSING, costs
 from adaptinf.report.metrics import metrics_of, value_of
-from adaptinf.report.run_view import RunView, read_run
+from adaptinf.report.reading import read_run
+from adaptinf.report.run_view import RunView
 from adaptinf.report.tables import best_of, task_outcomes
 from adaptinf.report.units import bare_percent, count, duration
 
@@ -20,14 +21,17 @@ def format_table(runs: Sequence[RunView | Path]) -> str:
         ArtefactError: a directory is no run directory.
     """
     views = [run if isinstance(run, RunView) else read_run(run) for run in runs]
-    head = ["", *labels(views)]
+    head = [
+        "",
+        *(label if run.finished else f"{label}, unfinished" for label, run in zip(labels(views), views, strict=True)),
+    ]
     sections = [_metric_rows(views), _task_rows(views), _cost_rows(views)]
     widths = [max(_width(row[column]) for rows in ([head], *sections) for row in rows) for column in range(len(head))]
     rule = "  ".join("-" * width for width in widths)
     lines = [_line(head, widths)]
     for rows in sections:
         lines += [rule, *(_line(row, widths) for row in rows)] if rows else []
-    return "\n".join(lines)
+    return "\n".join(lines).replace("\u00a0", " ")
 
 
 def labels(runs: Sequence[RunView]) -> list[str]:
@@ -79,7 +83,7 @@ def _marked(label: str, texts: list[str], best: set[int]) -> list[str]:
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first, *rest = ((cell, width - _width(cell)) for cell, width in zip(cells, widths, strict=True))
+    first, *rest = ((_printable(cell), width - _width(cell)) for cell, width in zip(cells, widths, strict=True))
     return "  ".join([first[0] + " " * first[1], *(" " * gap + cell for cell, gap in rest)]).rstrip()
 
 
@@ -87,5 +91,10 @@ def _width(text: str) -> int:
     """Columns of a terminal: wide characters take two, combining ones none."""
     return sum(
         0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
-        for character in text
+        for character in _printable(text)
     )
+
+
+def _printable(text: str) -> str:
+    """Names come from data: a control sequence in one must not reach the terminal."""
+    return "".join(character if character.isprintable() or character == "\u00a0" else "\ufffd" for character in text)

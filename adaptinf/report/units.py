@@ -5,30 +5,31 @@ from __future__ import annotations
 import math
 
 MISSING = "–"
+_SPACE = "\u00a0"  # a unit stays with its number
 
 
 def percent(fraction: float | None, digits: int = 1) -> str:
     """0.7123 as ``71.2 %``."""
-    return MISSING if _absent(fraction) else f"{bare_percent(fraction, digits)} %"
+    return MISSING if fraction is None or math.isnan(fraction) else f"{bare_percent(fraction, digits)}{_SPACE}%"
 
 
 def bare_percent(fraction: float | None, digits: int = 1) -> str:
     """0.7123 as ``71.2``: for cells whose unit stands above them."""
-    return MISSING if _absent(fraction) else _unsigned_zero(f"{100 * fraction:.{digits}f}")  # pyright: ignore[reportOptionalOperand]
+    return MISSING if fraction is None or math.isnan(fraction) else _unsigned_zero(f"{100 * fraction:.{digits}f}")
 
 
 def points(fraction: float | None) -> str:
     """A difference of two shares: 0.031 as ``+3.1``."""
-    return MISSING if _absent(fraction) else _unsigned_zero(f"{100 * fraction:+.1f}")  # pyright: ignore[reportOptionalOperand]
+    return MISSING if fraction is None or math.isnan(fraction) else _unsigned_zero(f"{100 * fraction:+.1f}")
 
 
 def decimal(value: float | None, digits: int = 2) -> str:
-    return MISSING if _absent(value) else _unsigned_zero(f"{value:.{digits}f}")
+    return MISSING if value is None or math.isnan(value) else _unsigned_zero(f"{value:.{digits}f}")
 
 
 def count(value: float | None) -> str:
     """12345 as ``12,345``."""
-    return MISSING if _absent(value) else f"{value:,.0f}"
+    return MISSING if value is None or math.isnan(value) else f"{value:,.0f}"
 
 
 def duration(seconds: float | None) -> str:
@@ -38,14 +39,14 @@ def duration(seconds: float | None) -> str:
     if seconds < 0:
         return f"−{duration(-seconds)}"
     if seconds < 9.995:
-        return f"{seconds:.2f} s"
+        return f"{seconds:.2f}{_SPACE}s"
     if seconds < 99.95:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.1f}{_SPACE}s"
     whole = round(seconds)
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
+        return f"{whole // 60}{_SPACE}min{_SPACE}{whole % 60:02d}{_SPACE}s"
     minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes // 60}{_SPACE}h{_SPACE}{minutes % 60:02d}{_SPACE}min"
 
 
 def flops(value: float | None) -> str:
@@ -56,12 +57,8 @@ def flops(value: float | None) -> str:
         return f"−{flops(-value)}"
     for prefix, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= size:
-            return f"{value / size:.3g} {prefix}FLOP"
-    return f"{value:.0f} FLOP"
-
-
-def _absent(value: float | None) -> bool:
-    return value is None or math.isnan(value)
+            return f"{value / size:.3g}{_SPACE}{prefix}FLOP"
+    return f"{value:.0f}{_SPACE}FLOP"
 
 
 def _unsigned_zero(text: str) -> str:

@@ -14,7 +14,10 @@ from adaptinf.report.tables import averages
 from adaptinf.report.units import MISSING, bare_percent, count, decimal, duration, percent, points
 
 STRATEGIES = {
-    "paper": "Adapt-∞ as published: clusters of alike gradients, in each the score that spreads it most",
+    "paper": (
+        "Adapt-∞ as published: samples are clustered by gradient, "
+        "and each cluster picks the score that tells its samples apart best"
+    ),
     "released": "Adapt-∞ with the formulas of its released code",
     "lite": "Adapt-∞ LITE: as published, and the pool is pruned after every step",
     "random_replay": "samples drawn at random from everything that has arrived",
@@ -91,7 +94,9 @@ def facts(run: RunView) -> list[tuple[str, str]]:
         ("Strategy", run.strategy),
         ("Tasks", f"{len(run.tasks)}" + (f" ({', '.join(skills)})" if skills else "")),
         ("Training budget", budget_text(run.budget)),
-        ("Pool", "keeps everything" if pruning is None else f"pruned to {_share_or_count(pruning)}") if run.config else ("", ""),
+        ("Pool", "keeps everything" if pruning is None else f"pruned to {_share_or_count(pruning)}")
+        if run.config
+        else ("", ""),
         ("Seed", "" if run.seed is None else str(run.seed)),
         ("adaptinf", run.versions.get("adaptinf", "")),
         ("Directory", run.path.name),
@@ -110,7 +115,7 @@ def own_facts(run: RunView, runs: Sequence[RunView]) -> list[tuple[str, str]]:
 
 
 def budget_text(budget: float | int | None) -> str:
-    return "" if budget is None else _share_or_count(budget) + " a step"
+    return "" if budget is None else f"{_share_or_count(budget)}, at each step"
 
 
 def tiles(run: RunView) -> list[Tile]:
@@ -126,10 +131,20 @@ def tiles(run: RunView) -> list[Tile]:
             "Average accuracy" if run.finished else "Average accuracy so far",
             bare_percent(last),
             "%",
-            f"over {'all' if run.finished else 'the'} tasks{'' if run.finished else ' seen'}; the untrained model has {percent(base)}",
+            f"over {'all tasks' if run.finished else 'the tasks seen'}; the untrained model has {percent(base)}",
         ),
-        Tile("Forgetting", bare_percent(forgetting), "points", "mean fall of earlier tasks from their best score"),
-        Tile("Trained on", count(chosen), "samples", f"of {count(offered)} offered over all steps ({percent(_ratio(chosen, offered), 0)})"),
+        Tile(
+            "Forgetting",
+            bare_percent(forgetting),
+            "" if math.isnan(forgetting) else "points",
+            "mean fall of earlier tasks from their best score",
+        ),
+        Tile(
+            "Trained on",
+            count(chosen),
+            "samples",
+            f"of {count(offered)} offered over all steps ({percent(_ratio(chosen, offered), 0)})",
+        ),
         Tile(
             "Training time saved",
             duration(seconds.saved),
@@ -162,8 +177,8 @@ def warnings_of(runs: Sequence[RunView], labels: Sequence[str]) -> list[str]:
             done = sum(step.stages >= {"training", "evaluation"} for step in run.learning_steps)
             which = "This run" if len(runs) == 1 else label
             found.append(
-                f"{which} is not finished: {done} of {len(run.tasks)} steps are trained and evaluated. What is there is shown; "
-                "start the run again with the same directory and it continues."
+                f"{which} is not finished: {done} of {len(run.tasks)} steps are trained and evaluated. "
+                "What is there is shown; start the run again with the same directory and it continues."
             )
     if len({run.fingerprint for run in runs}) > 1 or len({tuple(t.name for t in run.tasks) for run in runs}) > 1:
         found.append("The runs saw different streams of data: their numbers do not compare directly.")
@@ -181,13 +196,15 @@ def cost_sentence(run: RunView) -> str:
     if math.isnan(cost.net):
         return "No step has been selected and trained yet, so there is nothing to weigh."
     spent = f"Choosing took {duration(cost.choosing)} and training on what was chosen {duration(cost.training)}."
-    whole = f"Training on the whole pool of every step would have taken about {duration(cost.training_whole_pool)} (extrapolated)"
+    about = duration(cost.training_whole_pool)
+    whole = f"Training on the whole pool of every step would have taken about {about} (extrapolated)"
     if cost.saved <= 0:
         return f"{spent} {whole}: this strategy leaves nothing out, so it saves nothing."
     if cost.net < 0:
         return f"{spent} {whole}: choosing cost {duration(-cost.net)} more than the training it saved."
-    ratio = f", {decimal(cost.saved / cost.choosing, 1)} s of training for each second of choosing" if cost.choosing > 0 else ""
-    return f"{spent} {whole}: {duration(cost.net)} saved on balance{ratio}."
+    ratio = decimal(cost.saved / cost.choosing, 1) if cost.choosing > 0 else ""
+    each = f", {ratio}\u00a0s of training for each second of choosing" if ratio else ""
+    return f"{spent} {whole}: {duration(cost.net)} saved on balance{each}."
 
 
 def quarantine_sentence(run: RunView) -> str:
@@ -205,7 +222,10 @@ def counter_rows(run: RunView) -> list[tuple[str, str]]:
             if isinstance(value, (int, float)):
                 summed[name] = summed.get(name, 0) + value
     rows = _flat(run.counters) + [(f"selection: {name}", value) for name, value in summed.items()]
-    return [(name.replace("_", " "), count(value) if isinstance(value, (int, float)) else str(value)) for name, value in rows]
+    return [
+        (name.replace("_", " "), count(value) if isinstance(value, (int, float)) else str(value))
+        for name, value in rows
+    ]
 
 
 def policy_rows(run: RunView) -> list[tuple[str, str, str]]:
@@ -247,7 +267,8 @@ def _trained_sentence(run: RunView) -> str:
 
 
 def _totals(run: RunView) -> tuple[int, int]:
-    steps = [step for step in run.learning_steps if step.decisions]
+    """Samples trained on, and samples of the pools they were chosen from, over the trained steps."""
+    steps = [step for step in run.learning_steps if step.decisions and "training" in step.stages]
     return sum(step.n_selected or 0 for step in steps), sum(step.n_pool or 0 for step in steps)
 
 
@@ -257,7 +278,7 @@ def _ratio(part: int, whole: int) -> float:
 
 def _share_or_count(value: float | int) -> str:
     if isinstance(value, float):
-        return f"{decimal(100 * value, 1).removesuffix('.0')} % of the samples so far"
+        return f"{decimal(100 * value, 1).removesuffix('.0')}\u00a0% of all samples so far"
     return f"{count(value)} samples"
 
 

@@ -83,7 +83,13 @@ def write_run(
     }
     (path / "config.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
     about = [
-        {"name": t, "skill": ("recognition", "language", "comparison")[i % 3], "metric": "exact_match", "n_train": per_task, "n_test": 50}
+        {
+            "name": t,
+            "skill": ("recognition", "language", "comparison")[i % 3],
+            "metric": "exact_match",
+            "n_train": per_task,
+            "n_test": 50,
+        }
         for i, t in enumerate(tasks)
     ]
     write_json(path / "stream.json", {"tasks": about, "fingerprint": "f" * 64, "quarantined": len(quarantine)})
@@ -95,7 +101,9 @@ def write_run(
     pool: list[tuple[str, str]] = []
     for number, task in enumerate(tasks, 1):
         pool += [(f"{task}/{i:05d}", task) for i in range(per_task)]
-        pool = _step(path / f"steps/{number:02d}_{task}", run, number, pool, left, rng, strategy, clusters, gallery, prune, texts)
+        pool = _step(
+            path / f"steps/{number:02d}_{task}", run, number, pool, left, rng, strategy, clusters, gallery, prune, texts
+        )
         left -= len(STAGES)
         if left <= 0:
             break
@@ -135,7 +143,10 @@ def _step(place, run, number, pool, left, rng, strategy, clusters, gallery, prun
         "dropped": np.zeros(n, bool),
         "reason": ["ccs bin 3/50" if s else "not drawn" for s in selected],
     }
-    seconds = {stage: round(float(x), 3) for stage, x in zip(STAGES, rng.uniform((8, 0.5, 20, 6, 0.8), (9, 0.9, 25, 7, 1.4)), strict=True)}
+    seconds = {
+        stage: round(float(x), 3)
+        for stage, x in zip(STAGES, rng.uniform((8, 0.5, 20, 6, 0.8), (9, 0.9, 25, 7, 1.4)), strict=True)
+    }
     run.seconds.append(seconds)
     run.n_pool.append(n)
     run.n_selected.append(int(selected.sum()))
@@ -143,7 +154,10 @@ def _step(place, run, number, pool, left, rng, strategy, clusters, gallery, prun
     if "features" in done and clusters:
         with create(place / "features", {}) as to:
             write_table(to / "dropped.parquet", pa.table({"id": ["lost/1"], "reason": ["loss is not finite"]}))
-            write_json(to / "identity.json", {"identity": {"model": "small-vlm", "sketch": {"kind": "sjlt", "k": 1024}}, "zeroed": []})
+            write_json(
+                to / "identity.json",
+                {"identity": {"model": "small-vlm", "sketch": {"kind": "sjlt", "k": 1024}}, "zeroed": []},
+            )
             _timing(to, seconds["features"], 3e12, n)
     if "selection" in done:
         with create(place / "selection", {}) as to:
@@ -162,7 +176,14 @@ def _step(place, run, number, pool, left, rng, strategy, clusters, gallery, prun
         _evaluation(place / "evaluation", run, number, rng)
     if "pool" in done:
         with create(place / "pool", {}) as to:
-            table = pa.table({**decisions, "kept": kept, "duplicate_of": [None if k else ids[0] for k in kept], "max_similarity": rng.random(n)})
+            table = pa.table(
+                {
+                    **decisions,
+                    "kept": kept,
+                    "duplicate_of": [None if k else ids[0] for k in kept],
+                    "max_similarity": rng.random(n),
+                }
+            )
             write_table(to / "pool.parquet", table)
             write_table(to / "gallery.parquet", _gallery(table, gallery, texts or {}))
             _timing(to, seconds["pool"], 0.0, n)
@@ -178,7 +199,16 @@ def _summary(label, selected, winners, rng) -> dict[str, Any]:
         if winner != "image_grounding" and number % 3 == 0:
             bits["image_grounding"] = float("nan")
         chosen = int((here & selected).sum())
-        rows.append({"cluster": number, "size": int(here.sum()), "budget": chosen, "selected": chosen, "scorer": winner, "entropies": bits})
+        rows.append(
+            {
+                "cluster": number,
+                "size": int(here.sum()),
+                "budget": chosen,
+                "selected": chosen,
+                "scorer": winner,
+                "entropies": bits,
+            }
+        )
     if not rows:
         return {"selector": "random_replay", "k": 0}
     formulas = {name: f"formula of {name}" for name in SCORERS}
@@ -190,14 +220,32 @@ def _gallery(pool: pa.Table, per_decision: int, texts: dict[str, tuple[str, str]
     selected, kept = pool["selected"].to_numpy(), pool["kept"].to_numpy()
     for decision, mask in (("selected", selected), ("not selected", ~selected), ("kept", kept), ("dropped", ~kept)):
         places = np.flatnonzero(mask)
-        for place in places[np.linspace(0, len(places) - 1, min(per_decision, len(places))).astype(int)] if len(places) else ():
+        for place in (
+            places[np.linspace(0, len(places) - 1, min(per_decision, len(places))).astype(int)] if len(places) else ()
+        ):
             row = pool.slice(int(place), 1).to_pylist()[0]
-            prompt, answer = texts.get(row["task"], WORDS.get(row["task"], (f"A question of {row['task']}?", "an answer")))
+            prompt, answer = texts.get(
+                row["task"], WORDS.get(row["task"], (f"A question of {row['task']}?", "an answer"))
+            )
             duplicate = row["duplicate_of"]
-            picture = None if row["task"] == "translation" else _picture(int(place), 2 if row["task"] == "difference" else 1)
+            picture = (
+                None if row["task"] == "translation" else _picture(int(place), 2 if row["task"] == "difference" else 1)
+            )
             rows.append(
                 {
-                    **{name: row[name] for name in ("id", "task", "cluster", "scorer", "score", "reason", "duplicate_of", "max_similarity")},
+                    **{
+                        name: row[name]
+                        for name in (
+                            "id",
+                            "task",
+                            "cluster",
+                            "scorer",
+                            "score",
+                            "reason",
+                            "duplicate_of",
+                            "max_similarity",
+                        )
+                    },
                     "decision": decision,
                     "prompt": prompt,
                     "answer": answer,
@@ -208,9 +256,30 @@ def _gallery(pool: pa.Table, per_decision: int, texts: dict[str, tuple[str, str]
                 }
             )
     text, number = pa.string(), pa.float64()
-    types = {"cluster": pa.int32(), "score": number, "max_similarity": number, "picture": pa.binary(), "duplicate_picture": pa.binary()}
-    names = ("id", "task", "decision", "cluster", "scorer", "score", "reason", "prompt", "answer", "picture", "duplicate_of", "max_similarity")
-    schema = pa.schema([(n, types.get(n, text)) for n in (*names, "duplicate_prompt", "duplicate_answer", "duplicate_picture")])
+    types = {
+        "cluster": pa.int32(),
+        "score": number,
+        "max_similarity": number,
+        "picture": pa.binary(),
+        "duplicate_picture": pa.binary(),
+    }
+    names = (
+        "id",
+        "task",
+        "decision",
+        "cluster",
+        "scorer",
+        "score",
+        "reason",
+        "prompt",
+        "answer",
+        "picture",
+        "duplicate_of",
+        "max_similarity",
+    )
+    schema = pa.schema(
+        [(n, types.get(n, text)) for n in (*names, "duplicate_prompt", "duplicate_answer", "duplicate_picture")]
+    )
     return pa.Table.from_pylist(rows, schema=schema)
 
 
@@ -234,7 +303,9 @@ def _evaluation(place: Path, run: FakeRun, number: int, rng: np.random.Generator
 
 
 def _timing(to: Path, seconds: float, flops: float, items: int) -> None:
-    write_json(to / "timing.json", {"seconds": seconds, "flops": flops, "items": items, "items_per_second": items / seconds})
+    write_json(
+        to / "timing.json", {"seconds": seconds, "flops": flops, "items": items, "items_per_second": items / seconds}
+    )
 
 
 def _outcome(run: FakeRun, strategy: str, seed: int, quarantined: int) -> None:
