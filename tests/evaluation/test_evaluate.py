@@ -196,7 +196,7 @@ def test_bad_tasks_are_named(likelihood):
         evaluate_task(model, task([sample("a", "red")], metric="acuracy"))
     with pytest.raises(ConfigError, match="must be >= 1"):
         evaluate_task(model, task([sample("a", "red")]), limit=0)
-    with pytest.raises(DataError, match="^b: its answer 'red' holds nothing that iou compares"):
+    with pytest.raises(DataError, match=r"^b: its answer 'red' holds nothing that iou compares"):
         evaluate_task(model, task([sample("a", "[0, 0, 1, 1]"), sample("b", "red")], metric="iou"))
     assert model.calls == [], "what can be known beforehand is refused before the model runs"
 
