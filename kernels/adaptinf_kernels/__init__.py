@@ -1,0 +1,76 @@
+"""Gradient sketches, token scores, k-means and semantic de-duplication for PyTorch, usable on their own.
+
+Public names are imported on first use, so that ``import adaptinf_kernels`` loads no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adaptinf_kernels._native import build_info
+    from adaptinf_kernels.errors import NotSupportedError
+    from adaptinf_kernels.grad_sketch.api import grad_sketch_linear
+    from adaptinf_kernels.kmeans.api import KMeansResult, kmeans
+    from adaptinf_kernels.project.api import project
+    from adaptinf_kernels.semdedup.api import SemDedupResult, semdedup
+    from adaptinf_kernels.signs.api import signs
+    from adaptinf_kernels.sketch.definition import Sketch
+    from adaptinf_kernels.token_scores.api import TokenScores, token_scores
+
+__all__ = [
+    "KMeansResult",
+    "NotSupportedError",
+    "SemDedupResult",
+    "Sketch",
+    "TokenScores",
+    "build_info",
+    "grad_sketch_linear",
+    "kmeans",
+    "project",
+    "semdedup",
+    "signs",
+    "token_scores",
+]
+
+_HOMES = {
+    "KMeansResult": "kmeans.api",
+    "NotSupportedError": "errors",
+    "SemDedupResult": "semdedup.api",
+    "Sketch": "sketch.definition",
+    "TokenScores": "token_scores.api",
+    "build_info": "_native",
+    "grad_sketch_linear": "grad_sketch.api",
+    "kmeans": "kmeans.api",
+    "project": "project.api",
+    "semdedup": "semdedup.api",
+    "signs": "signs.api",
+    "token_scores": "token_scores.api",
+}
+
+
+class _Package(ModuleType):
+    """Keeps ``adaptinf_kernels.kmeans`` the function.
+
+    Importing the folder of that name would otherwise put the sub-package in its place.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'adaptinf_kernels' has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"adaptinf_kernels.{_HOMES[name]}"), name)
+        setattr(self, name, value)
+        return value
+
+    def __dir__(self) -> list[str]:
+        return sorted(__all__)
+
+
+sys.modules[__name__].__class__ = _Package

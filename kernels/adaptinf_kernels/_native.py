@@ -1,0 +1,75 @@
+"""The C++/CUDA module ``adaptinf_kernels._C``: loading it, and the numbers that cross its boundary."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from adaptinf_kernels.errors import NotSupportedError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@functools.cache
+def _load() -> tuple[ModuleType | None, str]:
+    try:
+        return importlib.import_module("adaptinf_kernels._C"), ""
+    except ImportError as error:
+        return None, f"the native module does not load ({error}); build it with `pip install -e .`"
+
+
+def native() -> ModuleType:
+    """The native module. Raises NotSupportedError where it was not built or does not load."""
+    module, reason = _load()
+    if module is None:
+        raise NotSupportedError("adaptinf_kernels._C is not available", [reason])
+    return module
+
+
+def reasons_against(device: torch.device) -> list[str]:
+    """Why the native module cannot serve tensors on ``device``."""
+    module, reason = _load()
+    if module is None:
+        return [reason]
+    if device.type == "cpu":
+        return []
+    if device.type == "cuda":
+        cuda = module.build_info()["cuda"]
+        return [] if cuda["built"] else [f"its CUDA part was not built: {cuda['reason']}"]
+    return [f"it knows the devices cpu and cuda, not {device.type}"]
+
+
+def view(tensor: torch.Tensor) -> tuple[int, list[int], list[int], str, str, int]:
+    """``(pointer, shape, strides, dtype, device type, device index)`` of a tensor."""
+    return (
+        tensor.data_ptr(),
+        list(tensor.shape),
+        list(tensor.stride()),
+        str(tensor.dtype).removeprefix("torch."),
+        tensor.device.type,
+        tensor.device.index or 0,
+    )
+
+
+def stream(device: torch.device) -> int:
+    """The current CUDA stream of ``device`` as a number; 0 on the CPU."""
+    if device.type != "cuda":
+        return 0
+    import torch
+
+    return torch.cuda.current_stream(device).cuda_stream
+
+
+def build_info() -> dict[str, Any]:
+    """What the native module was built with and what this processor has.
+
+    Keys: ``native`` (bool), ``reason`` (why not, or ""), and where it loads ``compiler``, ``cuda`` (``built``,
+    ``reason``, ``architectures``, ``toolkit``) and ``cpu`` (the instruction set that is used, and those found).
+    """
+    module, reason = _load()
+    if module is None:
+        return {"native": False, "reason": reason}
+    return {"native": True, "reason": "", **module.build_info()}

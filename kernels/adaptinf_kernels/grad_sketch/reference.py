@@ -1,0 +1,133 @@
+"""Sketches of ``G_b^T X_b``, one sample at a time.
+
+sjlt and rademacher form the gradient in blocks of rows; xorts and kron never do.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from adaptinf_kernels.sketch.columns import Columns, accumulator, finish, row_blocks, working_dtype
+from adaptinf_kernels.sketch.definition import Sketch
+from adaptinf_kernels.sketch.tables import kron_factors, xorts_codes
+from torch import Tensor
+
+_TOKENS = 256
+"""Tokens that xorts transforms at once."""
+
+_NORM_ENTRIES = 1 << 20
+"""Entries of a gradient held at once for its norm."""
+
+
+def not_supported_reasons(
+    x: Tensor, grad_out: Tensor, cu_seqlens: Tensor, sketch: Sketch, name: str, norms: bool
+) -> list[str]:
+    """None: it runs everywhere."""
+    return []
+
+
+def run(
+    x: Tensor, grad_out: Tensor, cu_seqlens: Tensor, sketch: Sketch, name: str, norms: bool
+) -> tuple[Tensor, Tensor]:
+    """([B, k] with entries of +-1, squared norms [B] or [0]), both float32."""
+    segments = _segments(x, grad_out, cu_seqlens)
+    dtype, device = working_dtype(x), x.device
+    total = accumulator(sketch, len(cu_seqlens) - 1, dtype, device)
+    squares = torch.zeros(len(cu_seqlens) - 1 if norms else 0, dtype=torch.float64, device=device)
+    if sketch.kind in ("sjlt", "rademacher"):
+        _by_blocks(segments, sketch, name, (grad_out.shape[1], x.shape[1]), total, squares)
+        return finish(sketch, total).float(), squares.float()
+    z = total[:, : sketch.k]
+    for index, x_b, g_b in segments:
+        z[index] = _xorts(x_b, g_b, sketch, name) if sketch.kind == "xorts" else _kron(x_b, g_b, sketch, name)
+        if norms:
+            squares[index] = _squared_norm(x_b, g_b)
+    return z.float(), squares.float()
+
+
+def _segments(x: Tensor, grad_out: Tensor, cu_seqlens: Tensor) -> list[tuple[int, Tensor, Tensor]]:
+    """(index, X_b, G_b) of every segment that is not empty.
+
+    Fresh copies, because the bits of a matrix product may depend on where its operands begin.
+    """
+    dtype = working_dtype(x)
+    copy = functools.partial(Tensor.to, dtype=dtype, copy=True, memory_format=torch.contiguous_format)
+    bounds = cu_seqlens.tolist()
+    spans = [(i, bounds[i], bounds[i + 1]) for i in range(len(bounds) - 1) if bounds[i + 1] > bounds[i]]
+    return [(i, copy(x[start:stop]), copy(grad_out[start:stop])) for i, start, stop in spans]
+
+
+def _by_blocks(
+    segments: list[tuple[int, Tensor, Tensor]],
+    sketch: Sketch,
+    name: str,
+    shape: tuple[int, int],
+    total: Tensor,
+    squares: Tensor,
+) -> None:
+    for first, last in row_blocks(sketch, shape):
+        columns = Columns(sketch, name, shape, first, last, total.device)
+        for index, x_b, g_b in segments:
+            block = (g_b[:, first:last].T @ x_b).flatten()
+            columns.add(total[index], block)
+            if len(squares):
+                squares[index] += block.double().square().sum()
+
+
+def _squared_norm(x_b: Tensor, g_b: Tensor) -> Tensor:
+    rows = max(1, _NORM_ENTRIES // x_b.shape[1])
+    blocks = (g_b[:, first : first + rows].T @ x_b for first in range(0, g_b.shape[1], rows))
+    return sum((block.double().square().sum() for block in blocks), torch.zeros((), device=x_b.device)).double()
+
+
+def _kron(x_b: Tensor, g_b: Tensor, sketch: Sketch, name: str) -> Tensor:
+    p_out, p_in = kron_factors(sketch, name, (g_b.shape[1], x_b.shape[1]), x_b.device)
+    return ((g_b @ p_out.to(g_b.dtype).T).T @ (x_b @ p_in.to(x_b.dtype).T)).flatten()
+
+
+def _xorts(x_b: Tensor, g_b: Tensor, sketch: Sketch, name: str) -> Tensor:
+    """``sum_t C_out g_t (*) C_in x_t`` with (*) the XOR convolution: a product in the Walsh-Hadamard domain."""
+    k = sketch.k
+    out_codes = xorts_codes(sketch, name, 0, g_b.shape[1], x_b.device)
+    in_codes = xorts_codes(sketch, name, 1, x_b.shape[1], x_b.device)
+    transformed = torch.zeros(1, k, dtype=x_b.dtype, device=x_b.device)
+    for codes_g, codes_x in zip(out_codes, in_codes, strict=True):
+        for start in range(0, len(x_b), _TOKENS):
+            g = walsh_hadamard(_count_sketch(g_b[start : start + _TOKENS], codes_g, k))
+            transformed += (g * walsh_hadamard(_count_sketch(x_b[start : start + _TOKENS], codes_x, k))).sum(0)
+    return walsh_hadamard(transformed)[0] / k
+
+
+def _count_sketch(values: Tensor, codes: Tensor, k: int) -> Tensor:
+    """[T, d] -> [T, k]; among k consecutive ids no two share a bucket, so plain indexing adds them all."""
+    sketch = torch.zeros(len(values), k, dtype=values.dtype, device=values.device)
+    signed = values * (1 - 2 * (codes >= k)).to(values.dtype)
+    for first in range(0, len(codes), k):
+        sketch[:, codes[first : first + k] & (k - 1)] += signed[:, first : first + k]
+    return sketch
+
+
+def walsh_hadamard(rows: Tensor) -> Tensor:
+    """``rows @ H_k`` with the symmetric +-1 Hadamard matrix of natural order; k is a power of two.
+
+    H_k is the Kronecker product of Hadamard matrices of at most 64 rows, each applied as a matrix product.
+    """
+    k = rows.shape[1]
+    if k == 1:
+        return rows
+    done = 1
+    while done < k:
+        side = min(64, k // done)
+        axes = rows.reshape(-1, k // (done * side), side, done)
+        rows = torch.matmul(_hadamard(side).to(rows), axes)
+        done *= side
+    return rows.reshape(-1, k)
+
+
+@functools.cache
+def _hadamard(side: int) -> Tensor:
+    matrix = torch.ones(1, 1)
+    while len(matrix) < side:
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    return matrix

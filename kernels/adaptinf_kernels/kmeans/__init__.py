@@ -1,0 +1,3 @@
+"""k-means clustering; see README.md."""
+
+from __future__ import annotations

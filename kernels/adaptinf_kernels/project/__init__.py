@@ -1,0 +1,3 @@
+"""Sketches of gradients that exist; see README.md."""
+
+from __future__ import annotations

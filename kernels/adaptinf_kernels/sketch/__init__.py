@@ -1,0 +1,3 @@
+"""The sketch matrices: what they are (``definition``), and their entries as tables (``tables``)."""
+
+from __future__ import annotations

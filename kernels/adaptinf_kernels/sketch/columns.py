@@ -1,0 +1,75 @@
+"""Sketching a stretch of a flattened gradient: the part that the references of ``project`` and ``grad_sketch`` share.
+
+A parameter's columns are taken in blocks that depend on its shape and the sketch alone, and one sample at a time, so a
+sample's result has the same bits whatever else is in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from adaptinf_kernels.sketch.definition import Sketch
+from adaptinf_kernels.sketch.tables import rademacher_block, sjlt_codes, xorts_codes
+from torch import Tensor
+
+_ENTRIES = 1 << 22
+"""Entries of a table held at once."""
+
+
+def row_blocks(sketch: Sketch, shape: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """(first, last) rows of the weight per block."""
+    per_column = {"rademacher": sketch.k, "sjlt": sketch.nonzeros, "xorts": sketch.repetitions, "kron": 1}[sketch.kind]
+    rows = max(1, _ENTRIES // (per_column * max(1, shape[1])))
+    for first in range(0, shape[0], rows):
+        yield first, min(first + rows, shape[0])
+
+
+class Columns:
+    """The sketch matrix at the entries of rows ``first`` to ``last`` of a weight of ``shape``, for kinds but kron."""
+
+    def __init__(
+        self, sketch: Sketch, name: str, shape: tuple[int, int], first: int, last: int, device: torch.device
+    ) -> None:
+        self.sketch = sketch
+        start, stop = first * shape[1], last * shape[1]
+        self._signs = self._codes = None
+        if sketch.kind == "rademacher":
+            self._signs = rademacher_block(sketch, name, start, stop, device)
+        elif sketch.kind == "sjlt":
+            self._codes = sjlt_codes(sketch, name, start, stop, device).flatten()
+        else:
+            rows = xorts_codes(sketch, name, 0, shape[0], device)[:, first:last, None]
+            self._codes = (rows ^ xorts_codes(sketch, name, 1, shape[1], device)[:, None, :]).flatten()
+        self._copies = 0 if self._codes is None else len(self._codes) // max(1, stop - start)
+
+    def accumulator(self, samples: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Zeros [samples, k or 2k] that :meth:`add` adds to and :func:`finish` reads."""
+        return accumulator(self.sketch, samples, dtype, device)
+
+    def add(self, row: Tensor, values: Tensor) -> None:
+        """Add the sketch of ``values``, a contiguous vector, to one row of the accumulator."""
+        if self._signs is not None:
+            row.add_(torch.mv(self._signs.to(values.dtype), values))
+        elif values.is_cuda:  # scatter_add_ has no order there
+            assert self._codes is not None
+            row.index_put_((self._codes,), values.repeat(self._copies), accumulate=True)
+        else:
+            assert self._codes is not None
+            row.scatter_add_(0, self._codes, values.repeat(self._copies))
+
+
+def accumulator(sketch: Sketch, samples: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros: [samples, k], or [samples, 2k] for kinds whose codes carry the sign."""
+    width = sketch.k if sketch.kind in ("rademacher", "kron") else 2 * sketch.k
+    return torch.zeros(samples, width, dtype=dtype, device=device)
+
+
+def finish(sketch: Sketch, total: Tensor) -> Tensor:
+    """[samples, k] from the accumulator, entries +-1: the positive half less the negative one."""
+    return total if total.shape[1] == sketch.k else total[:, : sketch.k] - total[:, sketch.k :]
+
+
+def working_dtype(tensor: Tensor) -> torch.dtype:
+    """float64 for float64, else float32."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32

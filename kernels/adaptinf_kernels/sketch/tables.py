@@ -1,0 +1,111 @@
+"""The entries of a sketch matrix as tables, made from Philox words and kept while they fit.
+
+A *code* in [0, 2k) is a row of the matrix plus k where the entry is negative. Codes of xorts combine by XOR.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from adaptinf_kernels.philox.api import philox
+from adaptinf_kernels.signs.ops import OP as SIGNS
+from adaptinf_kernels.sketch.definition import Sketch, philox_key
+from torch import Tensor
+
+_SIGNS, _SJLT, _XORTS, _KRON_OUT, _KRON_IN = range(5)
+"""The last counter word: which table the words are for."""
+
+_CACHE_BYTES = 256 << 20
+
+
+class _Cache:
+    """Least recently used tables, up to a number of bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.bytes = limit, 0
+        self._tables: OrderedDict[tuple, Tensor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple, make: Callable[[], Tensor]) -> Tensor:
+        with self._lock:
+            if key in self._tables:
+                self._tables.move_to_end(key)
+                return self._tables[key]
+        table = make()
+        if table.nbytes <= self.limit:
+            with self._lock:
+                replaced = self._tables.pop(key, None)
+                self.bytes += table.nbytes - (0 if replaced is None else replaced.nbytes)
+                self._tables[key] = table
+                while self.bytes > self.limit:
+                    self.bytes -= self._tables.popitem(last=False)[1].nbytes
+        return table
+
+
+_cache = _Cache(_CACHE_BYTES)
+
+
+def sjlt_codes(sketch: Sketch, name: str, start: int, stop: int, device: torch.device) -> Tensor:
+    """int64 [s, stop - start]: the nonzeros of columns start to stop.
+
+    Nonzero t lies in rows ``t k // s`` to ``(t + 1) k // s``. With w = word ``t mod 4`` of Philox at counter
+    ``(column, t div 4, 1)``: the row is ``(w >> 1) * size >> 31`` from the slice's first, negative where w is odd.
+    """
+
+    def make() -> Tensor:
+        key, k, s = philox_key(sketch.seed, name), sketch.k, sketch.nonzeros
+        codes = torch.empty(s, stop - start, dtype=torch.int64, device=device)
+        calls = [philox(key, start, stop - start, word2=i, word3=_SJLT, device=device) for i in range(-(-s // 4))]
+        for t, word in enumerate(torch.cat(calls, dim=1).unbind(1)[:s]):
+            first, last = t * k // s, (t + 1) * k // s
+            codes[t] = first + (((word >> 1) * (last - first)) >> 31) + k * (word & 1)
+        return codes
+
+    return _cache.get((sketch, name, start, stop, device), make)
+
+
+def xorts_codes(sketch: Sketch, name: str, side: int, size: int, device: torch.device) -> Tensor:
+    """int64 [R, size]: code of every row id (``side`` 0) or column id (``side`` 1) of a weight, per repetition.
+
+    Among each k consecutive ids the buckets are a permutation: an id's bucket is its rank by word 0 of Philox at
+    counter ``(id, 2 repetition + side, 2)``, ties by id. The sign is negative where word 1 is odd. Neither depends on
+    how many ids the weight has.
+    """
+
+    def make() -> Tensor:
+        key, k = philox_key(sketch.seed, name), sketch.k
+        codes = torch.empty(sketch.repetitions, size, dtype=torch.int64, device=device)
+        for repetition in range(sketch.repetitions):
+            for first in range(0, size, k):
+                words = philox(key, first, k, word2=2 * repetition + side, word3=_XORTS, device=device)
+                bucket = torch.empty(k, dtype=torch.int64, device=device)
+                bucket[words[:, 0].argsort(stable=True)] = torch.arange(k, device=device)
+                code = bucket + k * (words[:, 1] & 1)
+                codes[repetition, first : first + k] = code[: size - first]
+        return codes
+
+    return _cache.get((sketch, name, side, size, device), make)
+
+
+def rademacher_block(sketch: Sketch, name: str, start: int, stop: int, device: torch.device) -> Tensor:
+    """int8 [k, stop - start]: columns start to stop."""
+    return _cache.get(
+        (sketch, name, start, stop, device),
+        lambda: SIGNS("auto", philox_key(sketch.seed, name), _SIGNS, 0, sketch.k, start, stop - start, device),
+    )
+
+
+def kron_factors(sketch: Sketch, name: str, shape: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """int8 ``P_out`` [p_out, rows of the weight] and ``P_in`` [p_in, its columns]."""
+    key = philox_key(sketch.seed, name)
+
+    def factor(domain: int, side: int, size: int) -> Tensor:
+        return _cache.get(
+            (sketch, name, domain, size, device), lambda: SIGNS("auto", key, domain, 0, side, 0, size, device)
+        )
+
+    p_out, p_in = sketch.sides
+    return factor(_KRON_OUT, p_out, shape[0]), factor(_KRON_IN, p_in, shape[1])

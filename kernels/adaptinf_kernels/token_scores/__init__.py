@@ -1,0 +1,3 @@
+"""Per-token scores from hidden states, a head and labels; see README.md."""
+
+from __future__ import annotations

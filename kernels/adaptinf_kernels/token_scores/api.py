@@ -1,0 +1,81 @@
+"""Per-token scores from hidden states, a head and labels."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import adaptinf_kernels.token_scores.ops  # noqa: F401  (registers the op)
+import torch
+from adaptinf_kernels._dispatch import Impl
+from torch import Tensor
+
+
+class TokenScores(NamedTuple):
+    """One float32 number per token; see :func:`token_scores`."""
+
+    nll: Tensor
+    entropy: Tensor
+    el2n_sq: Tensor
+    margin: Tensor
+    grad_hidden: Tensor | None
+
+
+def token_scores(
+    hidden: Tensor,
+    weight: Tensor | None,
+    labels: Tensor,
+    *,
+    bias: Tensor | None = None,
+    grad: bool = False,
+    impl: Impl = "auto",
+) -> TokenScores:
+    """Scores of every token from ``l = W h + b``, ``p = softmax(l)`` and its label y, never holding ``[T, V]``.
+
+    * ``nll``: ``-log p_y``, nats.
+    * ``entropy``: ``-sum_v p_v log p_v``, nats; also where the label is -100.
+    * ``el2n_sq``: ``||onehot(y) - p||^2`` (Paul et al. 2021, squared).
+    * ``margin``: ``l_y - max_{v != y} l_v`` (the margin of AUM, Pleiss et al. 2020); +inf where V = 1.
+    * ``grad_hidden``: ``d nll / d h = W^T (p - onehot(y))``, per token and unweighted; float32 [T, d].
+
+    Labels are aligned with ``hidden``: shift them before. Where a label is -100 all but ``entropy`` are 0. Sums are
+    float32 (float64 for float64 input). Not differentiable; ``grad_hidden`` is the derivative.
+
+    Args:
+        hidden: [T, d], floating point; with ``weight`` None these are the logits [T, V].
+        weight: [V, d], the head, or None.
+        labels: int64 [T], token ids or -100.
+        bias: [V], only with ``weight``.
+        grad: also compute ``grad_hidden`` (with ``weight`` None it is [T, V]); otherwise it is None.
+        impl: "auto" or "reference".
+
+    Raises:
+        ValueError: shapes do not fit, or a label is no token id; the message names the token.
+        TypeError: a dtype does not fit.
+        NotSupportedError: ``impl`` cannot run on these inputs.
+    """
+    if hidden.dim() != 2:
+        raise ValueError(f"hidden must be [T, d], not {list(hidden.shape)}")
+    if not hidden.is_floating_point():
+        raise TypeError(f"hidden must be floating point, not {hidden.dtype}")
+    if labels.dtype != torch.int64:
+        raise TypeError(f"labels must be int64, not {labels.dtype}")
+    if labels.shape != hidden.shape[:1]:
+        raise ValueError(f"labels must be [T={hidden.shape[0]}], not {list(labels.shape)}")
+    if weight is None:
+        if bias is not None:
+            raise ValueError("bias belongs to weight: without a head, hidden holds the logits")
+        vocabulary = hidden.shape[1]
+    else:
+        if weight.dim() != 2 or weight.shape[1] != hidden.shape[1]:
+            raise ValueError(f"weight must be [V, d={hidden.shape[1]}], not {list(weight.shape)}")
+        if not weight.is_floating_point():
+            raise TypeError(f"weight must be floating point, not {weight.dtype}")
+        vocabulary = weight.shape[0]
+    if vocabulary == 0:
+        raise ValueError("the vocabulary is empty")
+    if bias is not None and bias.shape != (vocabulary,):
+        raise ValueError(f"bias must be [V={vocabulary}], not {list(bias.shape)}")
+    nll, entropy, el2n_sq, margin, grad_hidden = torch.ops.adaptinf_kernels.token_scores(
+        hidden, weight, labels, bias, grad, impl
+    )
+    return TokenScores(nll, entropy, el2n_sq, margin, grad_hidden if grad else None)
