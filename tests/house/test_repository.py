@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,6 +61,27 @@ def test_types_and_licence_are_shipped(repository: Path) -> None:
     licence = (repository / "LICENSE").read_text()
     assert "Apache License" in licence
     assert "Version 2.0, January 2004" in licence
+
+
+def test_every_data_file_of_a_package_is_shipped(repository: Path, tracked: list[Path]) -> None:
+    project = read_toml(repository / "pyproject.toml")
+    patterns = project["tool"]["setuptools"]["package-data"]
+    for name, root in (
+        ("adaptinf", repository / "adaptinf"),
+        ("adaptinf_kernels", repository / "kernels/adaptinf_kernels"),
+    ):
+        data = {file for file in tracked if file.is_relative_to(root) and file.suffix != ".py"}
+        shipped = {file for pattern in patterns[name] for file in root.glob(pattern)}
+        assert data <= shipped, data - shipped
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """Python has a TOML reader from 3.11 on; setuptools carries one."""
+    try:
+        import tomllib
+    except ModuleNotFoundError:
+        tomllib = pytest.importorskip("setuptools.compat.py310").tomllib
+    return tomllib.loads(file.read_text())
 
 
 def test_the_changelog_knows_this_version(repository: Path) -> None:
