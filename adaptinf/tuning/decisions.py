@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from adaptinf.capture import Features
 from adaptinf.data import Sample, load_image
@@ -93,13 +92,9 @@ def gallery_table(pool: pa.Table, samples: Mapping[str, Sample], per_decision: i
     """A few samples of each decision (selected, not selected, kept, dropped) with prompt, answer and picture."""
     rng = np.random.default_rng(seed)
     rows: list[dict[str, Any]] = []
-    for decision, mask in (
-        ("selected", pool["selected"]),
-        ("not selected", pc.invert(pool["selected"])),
-        ("kept", pool["kept"]),
-        ("dropped", pc.invert(pool["kept"])),
-    ):
-        candidates = np.flatnonzero(mask.to_numpy())
+    selected, kept = pool["selected"].to_numpy(), pool["kept"].to_numpy()
+    for decision, mask in (("selected", selected), ("not selected", ~selected), ("kept", kept), ("dropped", ~kept)):
+        candidates = np.flatnonzero(mask)
         chosen = np.sort(rng.choice(candidates, min(per_decision, len(candidates)), replace=False))
         for row in pool.take(pa.array(chosen)).to_pylist():
             sample = samples[row["id"]]

@@ -153,7 +153,9 @@ class _Trainer(Trainer):
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         self.count_flops(inputs.pop("lengths"))
         ids = inputs.pop("ids")
-        return self.watch.check(super().compute_loss(model, inputs, *args, **kwargs), ids, model)
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        assert isinstance(loss, Tensor)  # only prediction_step asks for the outputs too
+        return self.watch.check(loss, ids, model)
 
 
 @dataclass

@@ -19,7 +19,8 @@ _SELECTORS = {"sequential": "new_only", "multitask": "full", "random_replay": "r
 @dataclass(frozen=True)
 class Strategy:
     """``budgeted``: selects ``config.budget`` samples a step, else all that it selects from. ``only_last``: trains
-    once, at the last arrival (joint training). ``pool_budget``: size the pool is pruned to after a step, None keeps all."""
+    once, at the last arrival (joint training). ``pool_budget``: size the pool is pruned to after a step, None
+    keeps all."""
 
     name: str
     selector: Selector

@@ -1,0 +1,85 @@
+"""One fit: repeatable, indifferent to the global random state, and clear about the sample that breaks it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from adaptinf.config import LoraConfig, RunConfig, TrainConfig
+from adaptinf.data import Sample, load_stream, split_pretraining
+from adaptinf.errors import EmptyTaskError, NonFiniteError
+from adaptinf.models import LanguageModel, add_lora, load_model, trainable_parameters
+from adaptinf.tuning import fit
+
+CONFIG = TrainConfig(steps=6, batch_size=4, learning_rate=5e-3)
+
+
+@pytest.fixture
+def prepared(tiny_config: Callable[..., RunConfig]) -> tuple[LanguageModel, list[Sample]]:
+    config = tiny_config()
+    stream = load_stream(config.data, seed=0, quarantine=None)
+    pretraining, stream = split_pretraining(stream, config.model.pretrain.fraction, 0)
+    lm = load_model(config.model, pretraining=pretraining, cache=config.cache_dir)
+    add_lora(lm, LoraConfig(r=4, alpha=8, dropout=0.1), seed=0)
+    return lm, [sample for task in stream for sample in task.train[:4]]
+
+
+def weights(lm: LanguageModel) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten().clone() for _, parameter in trainable_parameters(lm)])
+
+
+def restart(lm: LanguageModel, start: torch.Tensor) -> None:
+    with torch.no_grad():
+        for _, parameter in trainable_parameters(lm):
+            value, start = start[: parameter.numel()], start[parameter.numel() :]
+            parameter.copy_(value.view_as(parameter))
+
+
+def test_learns_and_repeats_bit_for_bit(prepared: tuple[LanguageModel, list[Sample]]) -> None:
+    lm, samples = prepared
+    start = weights(lm)
+    torch.manual_seed(1)
+    first = fit(lm, samples, CONFIG, seed=3)
+    one = weights(lm)
+    restart(lm, start)
+    torch.manual_seed(2)
+    second = fit(lm, samples, CONFIG, seed=3)
+    assert torch.equal(one, weights(lm)) and not torch.equal(one, start)
+    assert first.history.equals(second.history)
+    loss = first.history["loss"].to_numpy()
+    assert len(loss) == first.steps == 6 and first.n_samples == 12 and first.flops > 0
+    assert loss[3:].mean() < loss[:3].mean()
+    assert not lm.model.training
+    restart(lm, start)
+    fit(lm, samples, CONFIG, seed=4)
+    assert not torch.equal(one, weights(lm))
+
+
+def test_gradient_checkpointing_changes_memory_not_results(prepared: tuple[LanguageModel, list[Sample]]) -> None:
+    lm, samples = prepared
+    start = weights(lm)
+    plain = fit(lm, samples, TrainConfig(steps=2, batch_size=4), seed=3)
+    restart(lm, start)
+    spared = fit(lm, samples, TrainConfig(steps=2, batch_size=4, gradient_checkpointing=True), seed=3)
+    np.testing.assert_allclose(spared.history["loss"].to_numpy(), plain.history["loss"].to_numpy(), rtol=1e-5)
+
+
+def test_a_non_finite_step_names_its_samples_or_is_skipped(prepared: tuple[LanguageModel, list[Sample]]) -> None:
+    lm, samples = prepared
+    bad = Sample.from_instruction("poisoned", "¿", "yes", task="t")
+    known = {t for s in samples for t in lm.encoder.encode(s).input_ids.tolist()}
+    only = [t for t in lm.encoder.encode(bad).input_ids.tolist() if t not in known]
+    assert only
+    poison = lambda m, args, out: out.masked_fill(torch.isin(args[0], torch.tensor(only))[..., None], torch.nan)  # noqa: E731
+    lm.base.get_input_embeddings().register_forward_hook(poison)
+    start = weights(lm)
+    with pytest.raises(NonFiniteError, match="poisoned"):
+        fit(lm, [*samples, bad], TrainConfig(epochs=1, batch_size=1), seed=0)
+    restart(lm, start)
+    result = fit(lm, [*samples, bad], TrainConfig(epochs=1, batch_size=1, on_nonfinite="skip"), seed=0)
+    assert result.skipped == ["poisoned"] and torch.isfinite(weights(lm)).all()
+    with pytest.raises(EmptyTaskError):
+        fit(lm, [], CONFIG, seed=0)
