@@ -19,7 +19,10 @@ ELBOW_ROWS = 50_000
 
 @dataclass(frozen=True, eq=False)
 class Clustering:
-    """Labels int32 [N], numbered from the largest cluster to the smallest; inertia is that of unit vectors."""
+    """Labels int32 [N], numbered from the largest cluster to the smallest; inertia is that of unit vectors.
+
+    Where the features have fewer distinct directions than clusters were asked, there are only as many clusters.
+    """
 
     labels: NDArray[np.int32]
     centroids: NDArray[np.float32]
@@ -64,17 +67,19 @@ def cluster(
         raise ClusterCountError(
             f"{k} clusters were asked of {n} samples", item="n_clusters", remedy=f"ask for at most {n} clusters"
         )
-    labels, centroids, inertia, n_iter = _kmeans(unit, int(k), seed, max_iter)
-    sizes = np.bincount(labels, minlength=int(k))
-    largest_first = np.argsort(-sizes, kind="stable")
+    from adaptinf_kernels import kmeans
+
+    found = kmeans(unit, int(k), max_iter=max_iter, seed=seed)
+    largest_first = np.argsort(-found.sizes, kind="stable")
     number = np.empty(int(k), dtype=np.int32)
     number[largest_first] = np.arange(int(k), dtype=np.int32)
+    largest_first = largest_first[: np.count_nonzero(found.sizes)]
     return Clustering(
-        labels=number[labels],
-        centroids=centroids[largest_first],
-        sizes=sizes[largest_first].tolist(),
-        inertia=inertia,
-        n_iter=n_iter,
+        labels=number[found.labels],
+        centroids=found.centroids[largest_first],
+        sizes=found.sizes[largest_first].tolist(),
+        inertia=found.inertia,
+        n_iter=found.n_iter,
         elbow=curve,
         zero_rows=zero_rows,
     )
@@ -119,23 +124,10 @@ def _elbow_count(unit: NDArray[np.float32], seed: int, max_iter: int) -> tuple[i
             item="n_clusters",
             remedy="give a number of clusters",
         )
+    from adaptinf_kernels import kmeans
+
     rows = unit
     if len(unit) > ELBOW_ROWS:
         rows = unit[np.sort(np.random.default_rng(seed).choice(len(unit), ELBOW_ROWS, replace=False))]
-    curve = [(count, _kmeans(rows, count, seed, max_iter)[2]) for count in counts]
+    curve = [(count, kmeans(rows, count, max_iter=max_iter, seed=seed).inertia) for count in counts]
     return elbow(curve), curve
-
-
-def _kmeans(
-    unit: NDArray[np.float32], k: int, seed: int, max_iter: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32], float, int]:
-    import torch
-    from adaptinf_kernels import kmeans
-
-    found = kmeans(torch.from_numpy(unit), k, max_iter=max_iter, metric="euclidean", seed=seed)
-    return (
-        found.labels.cpu().numpy().astype(np.int64),
-        found.centroids.cpu().numpy(),
-        float(found.inertia),
-        int(found.n_iter),
-    )

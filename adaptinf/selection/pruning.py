@@ -87,33 +87,21 @@ def prune(
     budget = resolve_budget(budget, len(ids), capped=True)
     names, labels, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     rank = _rank(ids, unit, labels, len(names), order, seed)
+    shares = water_fill(sizes.tolist(), budget)
 
-    kept = np.zeros(len(ids), dtype=bool)
-    duplicate_of = np.full(len(ids), -1, dtype=np.int64)
-    similarity = np.full(len(ids), np.nan)
-    reason = np.full(len(ids), "", dtype=object)
-    by_cluster = np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1])
-    for name, rows, share in zip(names, by_cluster, water_fill(sizes.tolist(), budget), strict=True):
-        rows = rows[np.argsort(rank[rows])]
-        kept[rows], duplicates, similarity[rows] = _cut(unit[rows], share, keep)
-        duplicate_of[rows] = np.where(duplicates >= 0, rows[duplicates], -1)
-        texts = (f"dropped: near-duplicate in cluster {name}", f"kept: {share} of {len(rows)} of cluster {name}")
-        reason[rows] = np.array(texts, dtype=object)[kept[rows].astype(np.intp)]
-    return PruneResult(kept, duplicate_of, similarity, reason.tolist())
-
-
-def _cut(
-    unit: NDArray[np.float32], share: int, keep: Keep
-) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.float64]]:
-    """Of one cluster whose rows stand in order: what is kept, what each dropped row is most alike, and how much."""
-    import torch
     from adaptinf_kernels import semdedup
 
-    found = semdedup(torch.from_numpy(unit), budget=max(share, 1), keep=keep)
-    kept = found.kept.cpu().numpy() & (share > 0)
-    similarity = found.max_similarity.cpu().numpy().astype(np.float64)
-    similarity[0] = np.nan
-    return kept, np.where(kept, -1, found.duplicate_of.cpu().numpy()), similarity
+    found = semdedup(unit, labels, budget=shares, keep=keep, rank=rank)
+
+    dropped = np.array([f"dropped: near-duplicate in cluster {name}" for name in names], dtype=object)
+    texts = zip(names, shares, sizes, strict=True)
+    stays = np.array([f"kept: {share} of {size} of cluster {name}" for name, share, size in texts], dtype=object)
+    return PruneResult(
+        kept=found.kept,
+        duplicate_of=found.duplicate_of,
+        max_similarity=found.max_similarity.astype(np.float64),
+        reason=np.where(found.kept, stays[labels], dropped[labels]).tolist(),
+    )
 
 
 def _unit_rows(embeddings: ArrayLike, ids: list[str]) -> NDArray[np.float32]:

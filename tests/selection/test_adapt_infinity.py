@@ -299,6 +299,14 @@ def test_constant_scores_everywhere_are_an_error() -> None:
         select(table, features, 10, n_clusters=3)
 
 
+def test_copies_make_fewer_clusters() -> None:
+    table, features = make_table(50)
+    features[:] = 1.0
+    chosen = select(table, features, 20, n_clusters=10)
+    assert chosen.summary["sizes"] == [50]
+    assert chosen.selected.sum() == 20
+
+
 def test_auto_finds_the_number_of_groups() -> None:
     table, features = make_table(1200, groups=10)
     chosen = select(table, features, 100, n_clusters="auto")

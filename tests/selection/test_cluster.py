@@ -52,6 +52,13 @@ def test_elbow_of_hand_made_curves() -> None:
     assert elbow([(5, 9.0), (10, 1.0)]) == 5
 
 
+def test_fewer_directions_than_clusters() -> None:
+    found = cluster(np.repeat([[1.0, 0], [0, 2], [3, 0]], [4, 5, 3], axis=0), 6)
+    assert found.sizes == [7, 5]
+    assert found.k == 2
+    assert found.labels.tolist() == [0] * 4 + [1] * 5 + [0] * 3
+
+
 def test_bad_input() -> None:
     x, _ = groups([5, 5])
     with pytest.raises(ClusterCountError, match="11 clusters were asked of 10"):
