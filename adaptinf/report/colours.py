@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-SERIES = ("#3574b8", "#e08a1e", "#1f9e83", "#b65692", "#8f8a1b", "#53b1e0", "#cf4a3c", "#7566c4", "#92684a", "#7b8794")
-"""Colours without an order (clusters, runs, stages); neighbours differ in lightness as well as in hue."""
+SERIES = ("#1f68ad", "#c8a50c", "#169449", "#eb8fb3", "#96790a", "#82a6f2", "#a5331d", "#6f4fd6", "#6f535c", "#a17ab0")
+"""Colours without an order (clusters, runs, stages), chosen so that any two differ for the colour-blind as well."""
 
 _RAMP = ("#3b3f8f", "#2f6f9f", "#2a9088", "#57ab64", "#a3bd4b", "#e8c84c")
 _HEAT = {"light": ("#f1f5fa", "#8db9de", "#124f8c"), "dark": ("#1d2733", "#2f6ea8", "#a9d6ff")}

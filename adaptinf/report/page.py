@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,6 +62,22 @@ def build_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
 
 
 def _render(chapters: list[Chapter], **words: Any) -> str:
+    environment = _environment()
+    script = _asset(environment, "script.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("page.html.j2").render(
+        chapters=chapters,
+        warnings=wording.warnings_of([chapter.run for chapter in chapters], [chapter.label for chapter in chapters]),
+        style=_asset(environment, "style.css.j2"),
+        script=script,
+        script_hash=f"sha256-{digest}",
+        **words,
+    )
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    """The templates may call the functions of this package's modules by name, and print numbers by its filters."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("adaptinf.report", "templates"),
         autoescape=True,
@@ -73,16 +90,7 @@ def _render(chapters: list[Chapter], **words: Any) -> str:
     numbers = (units.bare_percent, units.count, units.decimal, units.duration, units.flops, units.percent, units.points)
     for function in (gallery.excerpt, *numbers):
         environment.filters[function.__name__] = function
-    script = _asset(environment, "script.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("page.html.j2").render(
-        chapters=chapters,
-        warnings=wording.warnings_of([chapter.run for chapter in chapters], [chapter.label for chapter in chapters]),
-        style=_asset(environment, "style.css.j2"),
-        script=script,
-        script_hash=f"sha256-{digest}",
-        **words,
-    )
+    return environment
 
 
 def _asset(environment: jinja2.Environment, name: str) -> Markup:

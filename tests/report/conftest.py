@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +46,9 @@ class FakeRun:
 
 
 @pytest.fixture
-def make_run(tmp_path: Path) -> Callable[..., FakeRun]:
+def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeRun]:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # durability is tested elsewhere, and waits for the disk
+
     def make(name: str = "paper", **options: Any) -> FakeRun:
         return write_run(tmp_path / name, **{"strategy": name, **options})
 
