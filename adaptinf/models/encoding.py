@@ -8,7 +8,8 @@ the labelled ids must decode to the answer.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from hashlib import sha256
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -17,8 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from adaptinf.data.images import load_image
-from adaptinf.data.sample import Image, Sample
+from adaptinf.data import Image, Sample, load_image
 from adaptinf.errors import (
     EmptyAnswerError,
     ImageError,
@@ -39,11 +39,9 @@ class Encoder(Protocol):
     """What the layers above need of a tokenizer or processor."""
 
     max_length: int
+    pad_id: int
+    stop_ids: list[int]
 
-    @property
-    def stop_ids(self) -> list[int]: ...
-    @property
-    def pad_id(self) -> int: ...
     def prepare(self, samples: Sequence[Sample]) -> None: ...
     def encode(self, sample: Sample, *, images: Images = "keep") -> Encoded: ...
     def encode_prompt(self, sample: Sample) -> Encoded: ...
@@ -60,7 +58,8 @@ class Encoder(Protocol):
 class ChatEncoder(ABC):
     """Everything but the tokenisation of one stretch of text with its pictures.
 
-    ``max_length`` is the longest sample in tokens. A tokenizer without a chat template gets :data:`PLAIN_TEMPLATE`.
+    ``max_length`` is the longest sample in tokens; ``stop_ids`` the tokens that end the assistant's turn: the
+    template's own and the tokenizer's EOS. A tokenizer without a chat template gets :data:`PLAIN_TEMPLATE`.
     """
 
     takes_parts = False
@@ -79,6 +78,8 @@ class ChatEncoder(ABC):
                     remedy="set tokenizer.chat_template or tokenizer.eos_token",
                 )
             self._template = ("{{ bos_token }}" if self._adds_bos else "") + PLAIN_TEMPLATE
+        self.pad_id = next(_given(tokenizer.pad_token_id), 0)  # padding is masked: any token does
+        self.stop_ids = self._find_stop_ids()
 
     @abstractmethod
     def _tokenize(
@@ -108,7 +109,8 @@ class ChatEncoder(ABC):
 
     def encode_prompt(self, sample: Sample) -> Encoded:
         """The ids after which the answer begins; labels all -100."""
-        return self._encode(sample, "keep", with_answer=False)
+        encoded = self._encode(sample, "keep", with_answer=False)
+        return replace(encoded, labels=torch.full_like(encoded.labels, IGNORED))
 
     def encode_all(
         self, samples: Sequence[Sample], *, on_error: Literal["raise", "drop"] = "raise"
@@ -133,7 +135,9 @@ class ChatEncoder(ABC):
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
         """Text without special tokens and without surrounding white space."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)).strip()
+        return str(
+            self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        ).strip()
 
     def identity(self) -> dict[str, str]:
         """Digest of the vocabulary, the merges and the chat template."""
@@ -142,19 +146,11 @@ class ChatEncoder(ABC):
         template = self._template or self._renderer.chat_template
         return {"tokenizer": sha256(vocabulary.encode() + str(template).encode()).hexdigest()}
 
-    @property
-    def pad_id(self) -> int:
-        """The padding token; padding is masked, so any token does where the tokenizer has none."""
-        return self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
-
-    @cached_property
-    def stop_ids(self) -> list[int]:
-        """Tokens that end the assistant's turn: the template's own and the tokenizer's EOS."""
+    def _find_stop_ids(self) -> list[int]:
         sample = Sample.from_instruction("", "question", "answer", task="")
         turn = segments(sample, self._renderer, self._template, parts=self.takes_parts)[-1]
         ids, _ = self._close_turn(turn.text, self._text_ids(turn.text, False), last=True)
-        ends = {ids[-1]} if ids[-1] in self._special_ids else set()
-        return sorted(ends | ({self.tokenizer.eos_token_id} - {None}))
+        return sorted({*(ids[-1:] if ids[-1] in self._special_ids else ()), *_given(self.tokenizer.eos_token_id)})
 
     def _encode(self, sample: Sample, images: Images, *, with_answer: bool) -> Encoded:
         check_control_tokens(sample, self._control_tokens)
@@ -194,8 +190,8 @@ class ChatEncoder(ABC):
         for index, token in enumerate(ids):
             if token in self._special_ids:
                 return (ids[: index + 1] if last else ids), index + 1
-        if last and self.tokenizer.eos_token_id is not None:
-            ids = [*self._tokenize(text.rstrip(), (), "keep", begins=False)[0], self.tokenizer.eos_token_id]
+        if last:
+            ids = [*self._text_ids(text.rstrip(), False), *_given(self.tokenizer.eos_token_id)]
         return ids, len(ids)
 
     def _verify(self, ids: list[int], answer: str, id: str) -> None:
@@ -222,16 +218,16 @@ class ChatEncoder(ABC):
     def _sentinel(self) -> str:
         """A special token put before a stretch that is not the first, so that no tokenizer takes it for a beginning
         of text and gives its first word another id."""
-        return self.tokenizer.eos_token or self.tokenizer.bos_token or ""
+        return str(self.tokenizer.eos_token or self.tokenizer.bos_token or "")
 
     @cached_property
     def _special_ids(self) -> frozenset[int]:
         added = self.tokenizer.added_tokens_decoder
-        return frozenset({*self.tokenizer.all_special_ids, *(id for id, token in added.items() if token.special)})
+        return frozenset({*self.tokenizer.all_special_ids, *(index for index, token in added.items() if token.special)})
 
     @cached_property
     def _control_tokens(self) -> tuple[str, ...]:
-        return tuple(sorted(str(self.tokenizer.convert_ids_to_tokens(id)) for id in self._special_ids))
+        return tuple(sorted(str(self.tokenizer.convert_ids_to_tokens(index)) for index in self._special_ids))
 
 
 class TextEncoder(ChatEncoder):
@@ -309,6 +305,12 @@ def _zeroed(pixels: Tensor) -> Tensor:
     if pixels.dim() == 5:
         zeros[..., 0, 0, 0] = 1e-6
     return zeros
+
+
+def _given(token: Any) -> Iterator[int]:
+    """The token, if there is one."""
+    if token is not None:
+        yield int(token)
 
 
 def _plain(text: str) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.pytorch_utils import Conv1D
 
-from adaptinf.data.sample import Image, Sample
+from adaptinf.data import Image, Sample
 from adaptinf.models.encoding import Encoder
 
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from inspect import signature
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from adaptinf.data.sample import Sample
+from adaptinf.data import Sample
 from adaptinf.errors import UnsupportedModelError
 from adaptinf.models import flops
 from adaptinf.models.encoding import Encoder, ImageTextEncoder, TextEncoder
@@ -92,7 +93,7 @@ class LanguageModel:
 
         False for multimodal rotary positions (Qwen2-VL and after), which are computed from a padded batch.
         """
-        if any(hasattr(module, "get_rope_index") for module in self.model.modules()):
+        if self._multimodal_positions:
             return False
         ids = self._probe_ids(7)
         with torch.no_grad(), _evaluating(self.model):
@@ -195,7 +196,21 @@ class LanguageModel:
         }
 
     def _forward(self, batch: dict[str, Tensor]) -> Any:
-        return self.model(**self.to_device(batch), use_cache=False)
+        inputs = self.to_device(batch)
+        mask = inputs.get("attention_mask")
+        if mask is not None and self._takes_positions and bool((mask[:, 0] == 0).any()):
+            # Left padding: learned positions would count the padding.
+            inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp_min(0)
+        return self.model(**inputs, use_cache=False)
+
+    @property
+    def _takes_positions(self) -> bool:
+        return "position_ids" in signature(self.base.forward).parameters and not self._multimodal_positions
+
+    @property
+    def _multimodal_positions(self) -> bool:
+        """Rotary positions in time, height and width, which the model computes from mask and pictures."""
+        return any(hasattr(module, "get_rope_index") for module in self.base.modules())
 
     @torch.no_grad()
     def _greedy(self, batch: dict[str, Tensor], max_new_tokens: int) -> list[Tensor]:

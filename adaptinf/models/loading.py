@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from adaptinf.config import ModelConfig
-from adaptinf.data.sample import Sample
+from adaptinf.data import Sample
 from adaptinf.errors import ConfigError, MissingDependencyError, UnsupportedModelError
 from adaptinf.models.language_model import LanguageModel, wrap
 from adaptinf.models.small_vlm import SmallVlmConfig, load_small_vlm, open_small_vlm

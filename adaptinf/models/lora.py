@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -151,8 +152,9 @@ def _read(directory: Path) -> tuple[peft.LoraConfig, dict[str, Tensor]]:
         ) from error
     if not isinstance(described, dict) or described.get("peft_type") != "LORA":
         raise AdapterMismatchError("is not a LoRA adapter", item=str(directory), remedy="train one with add_lora")
+    known = {field.name for field in dataclasses.fields(peft.LoraConfig)}
     try:
-        config = peft.LoraConfig.from_peft_type(**described)
+        config = peft.LoraConfig(**{key: value for key, value in described.items() if key in known})
     except (TypeError, ValueError) as error:
         raise AdapterMismatchError(f"its configuration is not understood ({error})", item=str(directory)) from error
     config.inference_mode = False

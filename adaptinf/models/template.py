@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from jinja2 import TemplateError
 
-from adaptinf.data.sample import Image, Message, Sample
+from adaptinf.data import Image, Message, Sample
 from adaptinf.errors import LabelError, UnsupportedModelError
 
 PLAIN_TEMPLATE = (

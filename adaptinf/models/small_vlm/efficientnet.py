@@ -83,14 +83,14 @@ class _Block(nn.Module):
 
 
 class _SameConv(nn.Conv2d):
-    """TensorFlow's SAME padding: an odd missing row or column is added at the end."""
+    """Convolution with TensorFlow's SAME padding: an odd missing row or column is added at the end."""
 
     def __init__(self, channels: int, out: int, kernel: int, *, stride: int = 1, groups: int = 1) -> None:
         super().__init__(channels, out, kernel, stride=stride, groups=groups, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        height, width = (self._missing(size) for size in x.shape[-2:])
-        return super().forward(F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2)))
+    def forward(self, input: Tensor) -> Tensor:
+        height, width = (self._missing(size) for size in input.shape[-2:])
+        return super().forward(F.pad(input, (width // 2, width - width // 2, height // 2, height - height // 2)))
 
     def _missing(self, size: int) -> int:
         kernel, stride = self.kernel_size[0], self.stride[0]

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from adaptinf.data.sample import Image, Sample
+from adaptinf.data import Image, Sample
 from adaptinf.errors import ImageError
 from adaptinf.models.encoding import ChatEncoder, Images
 from adaptinf.models.small_vlm.features import PictureFeatures

@@ -14,8 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from adaptinf.data.images import load_image
-from adaptinf.data.sample import Image
+from adaptinf.data import Image, load_image
 from adaptinf.models.durable import publish
 from adaptinf.progress import progress
 

@@ -25,10 +25,10 @@ from adaptinf.models.small_vlm.efficientnet import CHANNELS, STRIDE, EfficientNe
 
 
 class SmallVlmConfig(PretrainedConfig):
-    """``text_config`` is a LlamaConfig; ``image_size`` the side of the square that pictures are scaled to, in pixels."""
+    """``text_config`` is a LlamaConfig; ``image_size`` the side of the square that pictures are scaled to."""
 
     model_type = "adaptinf-small-vlm"
-    sub_configs = {"text_config": LlamaConfig}  # noqa: RUF012 - the name and type are transformers'
+    sub_configs = {"text_config": LlamaConfig}  # noqa: RUF012  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class SmallVlmConfig(PretrainedConfig):
 class _Base(PreTrainedModel):
     config_class = SmallVlmConfig
     base_model_prefix = "model"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]  # noqa: RUF012
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -82,11 +82,10 @@ class SmallVlmModel(_Base):
         self, pixel_values: Tensor | None = None, image_features: Tensor | None = None, **_: Any
     ) -> Tensor:
         """[n, 16, width] tokens of pictures given as pixels [n, 3, 128, 128] or as the encoder's features."""
-        if image_features is None:
-            with torch.no_grad():
-                image_features = self.vision_tower(pixel_values)
-        standard = (image_features - self.feature_mean) / self.feature_std
-        return self.connector(standard.to(self.connector[0].weight.dtype))
+        with torch.no_grad():
+            features = self.vision_tower(pixel_values) if image_features is None else image_features
+            standard = (features.float() - self.feature_mean.float()) / self.feature_std.float()
+        return self.connector(standard.to(self.dtype))
 
     def forward(
         self,
@@ -101,13 +100,13 @@ class SmallVlmModel(_Base):
     ) -> BaseModelOutputWithPast:
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
+        assert inputs_embeds is not None
         if pixel_values is not None or image_features is not None:
             pictures = self.get_image_features(pixel_values, image_features)
             place = (input_ids == self.config.image_token_id)[..., None].expand_as(inputs_embeds)
             if int(place.sum()) != pictures.numel():
-                raise ValueError(
-                    f"{int(place[..., 0].sum())} picture tokens for {len(pictures)} pictures of {pictures.shape[1]} tokens"
-                )
+                found, wanted = int(place[..., 0].sum()), pictures.shape[0] * pictures.shape[1]
+                raise ValueError(f"the ids have {found} picture tokens, the pictures make {wanted}")
             inputs_embeds = inputs_embeds.masked_scatter(place, pictures.to(inputs_embeds.dtype))
         return self.language_model(
             inputs_embeds=inputs_embeds,
@@ -179,9 +178,9 @@ class SmallVlm(_Base, GenerationMixin):
             attentions=outputs.attentions,
         )
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Pictures are seen with the prompt only; afterwards they are in the cache."""
-        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        inputs = super().prepare_inputs_for_generation(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         if not kwargs.get("is_first_iteration", False) and kwargs.get("use_cache", True):
             inputs["pixel_values"] = inputs["image_features"] = None
         return inputs

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch import Tensor
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from adaptinf.config import PretrainConfig
-from adaptinf.data.sample import Sample
+from adaptinf.data import Sample
 from adaptinf.errors import ConfigError, NonFiniteError
 from adaptinf.models.collate import IGNORED, Encoded
 from adaptinf.models.durable import publish
@@ -29,7 +30,7 @@ from adaptinf.progress import progress
 
 VOCABULARY = 2048
 CONTEXT = 1024
-ARCHITECTURE = {
+ARCHITECTURE: dict[str, Any] = {
     "hidden_size": 128,
     "intermediate_size": 384,
     "num_hidden_layers": 4,
@@ -121,18 +122,19 @@ def recipe_digest(config: PretrainConfig, samples: Sequence[Sample]) -> str:
 def build(samples: Sequence[Sample], tower: EfficientNetLite0, features: PictureFeatures, seed: int) -> LanguageModel:
     """The untrained model: tokenizer and feature statistics of the samples, weights drawn by seed."""
     tokenizer = train_tokenizer((text for sample in samples for text in (sample.prompt, sample.answer)), VOCABULARY)
+    token_ids = tokenizer.get_vocab()
     text_config = LlamaConfig(
         vocab_size=len(tokenizer),
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
-        pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
-        eos_token_id=tokenizer.convert_tokens_to_ids(END),
+        pad_token_id=token_ids[PAD],
+        eos_token_id=token_ids[END],
         bos_token_id=None,
         **ARCHITECTURE,
     )
     config = SmallVlmConfig(
         text_config=text_config,
-        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
+        image_token_id=token_ids[IMAGE],
         image_size=IMAGE_SIZE,
         tie_word_embeddings=True,
     )
@@ -194,7 +196,7 @@ def _answer_loss(lm: LanguageModel, batch: dict[str, Tensor]) -> Tensor:
     return F.cross_entropy(lm.base.get_output_embeddings()(states[chosen]), targets[chosen])
 
 
-def _batches(encoded: Sequence[Encoded], config: PretrainConfig):
+def _batches(encoded: Sequence[Encoded], config: PretrainConfig) -> Iterator[list[Encoded]]:
     generator = torch.Generator().manual_seed(config.seed)
     pending: list[int] = []
     while True:
