@@ -112,7 +112,7 @@ class LoraConfig:
 class FeatureConfig:
     """What one pass over the pool measures."""
 
-    layers: Literal["middle", "first", "last", "all"] | list[int] = _option(
+    layers: Literal["first", "middle", "last", "all"] | list[int] = _option(
         "middle", "decoder layers whose parameters' gradients are sketched"
     )
     parameters: Literal["lora", "linear"] = _option("lora", "the layers' LoRA parameters, or their full Linear weights")
