@@ -42,14 +42,16 @@ def reasons_against(device: torch.device) -> list[str]:
     return [f"it knows the devices cpu and cuda, not {device.type}"]
 
 
-def view(tensor: torch.Tensor) -> tuple[int, list[int], list[int], str, str, int]:
-    """``(pointer, shape, strides, dtype, device type, device index)`` of a tensor."""
+def view(tensor: torch.Tensor) -> tuple[int, list[int], list[int], int, int, int]:
+    """``(pointer, shape, strides, dtype, device type, device index)`` of a tensor, in DLPack's numbers."""
+    device_type = {"cpu": 1, "cuda": 2}[tensor.device.type]
+    dtype = {"torch.int8": 8, "torch.int64": 64}[str(tensor.dtype)]
     return (
         tensor.data_ptr(),
         list(tensor.shape),
         list(tensor.stride()),
-        str(tensor.dtype).removeprefix("torch."),
-        tensor.device.type,
+        dtype,
+        device_type,
         tensor.device.index or 0,
     )
 
@@ -67,7 +69,7 @@ def build_info() -> dict[str, Any]:
     """What the native module was built with and what this processor has.
 
     Keys: ``native`` (bool), ``reason`` (why not, or ""), and where it loads ``compiler``, ``cuda`` (``built``,
-    ``reason``, ``architectures``, ``toolkit``) and ``cpu`` (the instruction set that is used, and those found).
+    ``reason``, ``architectures``, ``toolkit``) and ``cpu`` (instruction sets: ``used``, ``levels``).
     """
     module, reason = _load()
     if module is None:

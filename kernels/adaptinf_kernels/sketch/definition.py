@@ -79,9 +79,10 @@ class Sketch:
         elif self.repetitions != 1:
             raise ValueError(f"Sketch.repetitions is of kind 'xorts' alone; kind {self.kind!r} has none")
         if self.kind == "kron" and min(self.sides) < self.min_side:
+            sides = f"{self.sides[0]} x {self.sides[1]}"
             raise ValueError(
-                f"Sketch.k={self.k} gives kind 'kron' sides of {self.sides[0]} x {self.sides[1]}, and under {self.min_side}"
-                " its error is several times that of other kinds: take k >= 4096, another kind, or a lower min_side"
+                f"Sketch.k={self.k} gives kind 'kron' sides of {sides}; under {self.min_side} its error is several times "
+                "that of other kinds: take k >= 4096, another kind, or a lower min_side"
             )
 
     @property
