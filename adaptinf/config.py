@@ -256,7 +256,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def to_yaml(config: RunConfig) -> str:
     """The resolved settings; ``load_config`` of this text in a file gives an equal ``RunConfig``."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True, width=120)
+    # plain ASCII: with allow_unicode PyYAML writes U+0085 as it is, and reads it as a space
+    return yaml.safe_dump(to_dict(config), sort_keys=False, width=120)
 
 
 class Key(NamedTuple):

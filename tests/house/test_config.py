@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from adaptinf.config import RunConfig, describe, from_dict, load_config, to_dict, to_yaml
@@ -29,6 +29,7 @@ def test_round_trip_through_yaml(raw: dict[str, Any], tmp_path: Path) -> None:
 
 
 @settings(deadline=None, max_examples=60)
+@example(rate=1.0, text="\x85", budget=1)
 @given(
     rate=st.floats(min_value=1e-12, max_value=1e3),
     text=st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=30),
