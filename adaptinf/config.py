@@ -200,7 +200,7 @@ class RunConfig:
         "paper", "sequential, multitask, random_replay, paper, released, lite or a registered selector"
     )
     budget: float | int = _option(
-        0.25, "training samples of a step: a share (0 to 1] of all samples that have arrived, or a whole number", above=0
+        0.25, "training samples of a step: a share (0 to 1] of all samples so far, or a whole number", above=0
     )
     cache: str | None = _option(None, "folder of reusable files (default: $ADAPTINF_CACHE or ~/.cache/adaptinf)")
     data: DataConfig = _option(DataConfig, "the stream of tasks")
