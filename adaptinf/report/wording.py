@@ -146,10 +146,10 @@ def tiles(run: RunView) -> list[Tile]:
             f"of {count(offered)} offered over all steps ({percent(_ratio(chosen, offered), 0)})",
         ),
         Tile(
-            "Training time saved",
-            duration(seconds.saved),
+            "Time saved on balance",
+            duration(seconds.net),
             "",
-            f"extrapolated; choosing took {duration(seconds.choosing)}, training {duration(seconds.training)}",
+            f"{duration(seconds.saved)} of training (extrapolated), minus {duration(seconds.choosing)} of choosing",
         ),
     ]
 

@@ -134,6 +134,17 @@ def test_costs_are_those_of_the_stages_and_the_extrapolation_says_so(make_run):
     assert text_of(rows[2][6]) == f"{run.seconds[1]['training']:.1f} s"
 
 
+def test_choosing_that_costs_more_than_it_saves_says_so(make_run):
+    run = make_run()
+    for step in (run.path / "steps").glob("0[1-9]_*"):
+        timing = step / "features/timing.json"
+        timing.write_text(json.dumps(json.loads(timing.read_text()) | {"seconds": 1000.0}))
+    document = parse(build_report(run.path))
+    tile = document.xpath("//div[@class='tile'][contains(., 'Time saved on balance')]/div[@class='figure']")[0]
+    assert text_of(tile).startswith("−1 h")
+    assert "more than the training it saved" in text_of(section(document, "What choosing cost"))
+
+
 def test_stacked_bars_count_the_selected_of_each_task(make_run):
     run = make_run()
     view = read_run(run.path)
