@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from adaptinf.data.images import ImageFolder
 from adaptinf.data.quarantine import Quarantine
 from adaptinf.data.records import COLUMNS, RecordParser, read_records
@@ -54,7 +56,7 @@ def _load(folder: Path) -> datasets.Dataset:
         if isinstance(loaded, datasets.Dataset):
             loaded.data.validate(full=True)
             return loaded
-    except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's errors are ValueErrors or OSErrors
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise DataError(f"cannot be loaded ({error})", item=str(folder), remedy="save the dataset again") from error
     raise DataError(
         f"holds the splits {', '.join(map(str, loaded))}, not one dataset",

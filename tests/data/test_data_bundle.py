@@ -61,6 +61,7 @@ def test_metrics_exist_and_answers_have_room():
     assert len({BUNDLE[name].skill for name in BUNDLE_ORDER}) >= 12
 
 
+@pytest.mark.slow
 def test_the_default_stream(shared_data, tmp_path):
     config = DataConfig(source="bundle", root=str(shared_data), train_limit=40, test_limit=10, verify_images=False)
     stream = load_stream(config, seed=0, quarantine=tmp_path / "q.jsonl")

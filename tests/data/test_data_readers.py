@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import math
 import re
@@ -472,19 +473,27 @@ def test_hf_dataset(root, saved):
     assert [(entry.line, entry.reason) for entry in bad] == [(3, "the answer is empty")]
 
 
-def test_hf_single_image_keeps_its_bytes_and_pil_objects_are_encoded(root):
-    rows = {"id": ["a"], "instruction": ["?"], "response": ["x"], "image": [PIL.Image.fromarray(PICTURES[2])]}
-    dataset = datasets.Dataset.from_dict(
-        rows,
-        features=datasets.Features(
-            {**{k: datasets.Value("string") for k in ("id", "instruction", "response")}, "image": datasets.Image()}
-        ),
-    )
-    (sample,), _ = read(read_hf, dataset, root)
-    np.testing.assert_array_equal(np.asarray(load_image(sample.images[0])), PICTURES[2])
+@pytest.mark.parametrize("many", [False, True])
+def test_hf_pictures_keep_their_encoded_bytes(root, many):
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(PICTURES[2]).save(buffer, "JPEG")
+    cell = {"bytes": buffer.getvalue(), "path": None}
+    texts = {name: datasets.Value("string") for name in ("instruction", "response")}
+    features = datasets.Features({**texts, "images": datasets.List(datasets.Image()) if many else datasets.Image()})
+    rows = {"instruction": ["?"], "response": ["x"], "images": [[cell] if many else cell]}
+    (sample,), _ = read(read_hf, datasets.Dataset.from_dict(rows, features=features), root)
+    assert sample.images[0].data == buffer.getvalue()
+
+
+def test_hf_paths_and_pil_objects(root):
     plain = datasets.Dataset.from_dict({"instruction": ["?"], "response": ["x"], "image": ["0.png"]})
     (sample,), _ = read(read_hf, plain, root)
     np.testing.assert_array_equal(np.asarray(load_image(sample.images[0])), PICTURES[0])
+    made = plain.with_transform(
+        lambda batch: {**batch, "image": [PIL.Image.fromarray(PICTURES[2])] * len(batch["image"])}
+    )
+    (sample,), _ = read(read_hf, made, root)
+    np.testing.assert_array_equal(np.asarray(load_image(sample.images[0])), PICTURES[2])
 
 
 def test_hf_folders_that_cannot_be_used(root):
@@ -497,6 +506,23 @@ def test_hf_folders_that_cannot_be_used(root):
     for name in ("junk", "absent"):
         with pytest.raises(DataError, match="cannot be loaded"):
             read(read_hf, root / name, root)
+
+
+def test_hf_damage_is_an_error(root):
+    text = datasets.Dataset.from_dict({"instruction": ["a" * 50] * 300, "response": [str(i) for i in range(300)]})
+    text.save_to_disk(root / "saved")
+    (file,) = (root / "saved").glob("*.arrow")
+    whole = file.read_bytes()
+    offsets = whole.index(b"aaaa") - 256
+    for content in (
+        b"",
+        whole[: len(whole) // 2],
+        b"\xff" * len(whole),
+        whole[:offsets] + b"\xf0" * 64 + whole[offsets + 64 :],
+    ):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match="cannot be loaded"):
+            read(read_hf, root / "saved", root)
 
 
 # Quarantine
