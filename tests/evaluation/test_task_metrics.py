@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gzip
+import itertools
+import json
 import random
 import sys
 from functools import lru_cache
@@ -11,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
+from adaptinf.data import BUNDLE
 from adaptinf.errors import ConfigError, DataError, MissingDependencyError
 from adaptinf.evaluation import corpus_bleu, metric_names, metric_versions, metrics, register_metric, score
 
@@ -140,6 +144,12 @@ def test_bleu_uses_all_references():
     assert found > max(score("bleu", ["a small black bird sits"] * 2, refs))
 
 
+def test_sari_ignores_case_and_splits_punctuation():
+    plain = score("sari", ["about 95 kinds are now known ."], ["about 95 are known ."], sources=["about 95 kinds ."])
+    written = score("sari", ["About 95 kinds are now known."], ["about 95 ARE known."], sources=["About 95 kinds."])
+    assert written == plain
+
+
 def test_corpus_bleu_is_that_of_sacrebleu_and_not_a_mean():
     rng = random.Random(0)
     vocabulary = ["a", "small", "black", "bird", "sits", "on", "the", "old", "tree"]
@@ -206,3 +216,16 @@ def test_the_versions_of_the_libraries_are_known(monkeypatch):
     assert metric_versions()["sacrebleu"] == sacrebleu.__version__
     monkeypatch.setitem(metrics.PACKAGES, "absent", "no-such-package-of-ours")
     assert metric_versions()["no-such-package-of-ours"] == "not installed"
+
+
+def test_real_answers_can_be_scored_by_the_metric_of_their_task(shared_data):
+    """Every right answer is read by its task's metric, and given back as the prediction it scores 1."""
+    for name, spec in BUNDLE.items():
+        with gzip.open(shared_data / spec.test[0], "rt", encoding="utf-8") as lines:
+            answers = [json.loads(line)["response"] for line in itertools.islice(lines, 40)]
+        assert all(metrics.get_metric(spec.metric).parse(answer) is not None for answer in answers), name
+        sources = {"sources": answers} if spec.metric == "sari" else {}
+        assert score(spec.metric, answers, answers, **sources) == pytest.approx(np.ones(len(answers))), name
+        swapped = answers[1:] + answers[:1]
+        if len(set(answers)) > 1:
+            assert score(spec.metric, swapped, answers, **sources).mean() < 1, name
