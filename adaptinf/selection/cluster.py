@@ -37,9 +37,7 @@ class Clustering:
         return len(self.sizes)
 
 
-def cluster(
-    features: NDArray[np.floating], k: int | Literal["auto"] = 10, *, seed: int = 0, max_iter: int = 100
-) -> Clustering:
+def cluster(features: NDArray[np.floating], k: int | Literal["auto"] = 10, *, seed: int = 0) -> Clustering:
     """Euclidean k-means on L2-normalised rows.
 
     ``k="auto"`` runs k-means for every count of ``ELBOW_COUNTS`` that the pool allows and takes the elbow of the
@@ -49,7 +47,6 @@ def cluster(
         features: finite floats [N, d].
         k: number of clusters, or "auto".
         seed: of the initial centroids.
-        max_iter: Lloyd iterations at most.
 
     Raises:
         ClusterCountError: k is larger than N, or "auto" and N is smaller than the least count tried.
@@ -60,7 +57,7 @@ def cluster(
     unit, zero_rows = normalise(features)
     n, curve = len(unit), []
     if k == "auto":
-        k, curve = _elbow_count(unit, seed, max_iter)
+        k, curve = _elbow_count(unit, seed)
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
         raise ConfigError(f"must be a whole number of 1 or more, or 'auto', got {k!r}", item="n_clusters")
     if k > n:
@@ -69,7 +66,7 @@ def cluster(
         )
     from adaptinf_kernels import kmeans
 
-    found = kmeans(unit, int(k), max_iter=max_iter, seed=seed)
+    found = kmeans(unit, int(k), seed=seed)
     largest_first = np.argsort(-found.sizes, kind="stable")
     number = np.empty(int(k), dtype=np.int32)
     number[largest_first] = np.arange(int(k), dtype=np.int32)
@@ -116,7 +113,7 @@ def normalise(features: NDArray[np.floating]) -> tuple[NDArray[np.float32], int]
     return unit, int(zero.sum())
 
 
-def _elbow_count(unit: NDArray[np.float32], seed: int, max_iter: int) -> tuple[int, list[tuple[int, float]]]:
+def _elbow_count(unit: NDArray[np.float32], seed: int) -> tuple[int, list[tuple[int, float]]]:
     counts = [count for count in ELBOW_COUNTS if count <= len(unit)]
     if not counts:
         raise ClusterCountError(
@@ -129,5 +126,5 @@ def _elbow_count(unit: NDArray[np.float32], seed: int, max_iter: int) -> tuple[i
     rows = unit
     if len(unit) > ELBOW_ROWS:
         rows = unit[np.sort(np.random.default_rng(seed).choice(len(unit), ELBOW_ROWS, replace=False))]
-    curve = [(count, kmeans(rows, count, max_iter=max_iter, seed=seed).inertia) for count in counts]
+    curve = [(count, kmeans(rows, count, seed=seed).inertia) for count in counts]
     return elbow(curve), curve
