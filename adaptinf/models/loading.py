@@ -69,17 +69,32 @@ def _load_pretrained(config: ModelConfig, place: str, device: torch.device, cach
             f"{described.model_type} is neither a causal nor an image-text-to-text model", item=config.name
         )
     auto = AutoModelForImageTextToText if sees else AutoModelForCausalLM
-    model = auto.from_pretrained(
-        place,
-        trust_remote_code=False,
-        use_safetensors=True,
-        dtype=getattr(torch, config.dtype),
-        attn_implementation=config.attention,
-        quantization_config=_quantization(config),
-        device_map={"": device} if config.quantization else None,
-        **origin,
-    )
-    processor = (AutoProcessor if sees else AutoTokenizer).from_pretrained(place, trust_remote_code=False, **origin)
+    quantization = _quantization(config)
+    try:
+        model = auto.from_pretrained(
+            place,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=getattr(torch, config.dtype),
+            attn_implementation=config.attention,
+            quantization_config=quantization,
+            device_map={"": device} if quantization else None,
+            **origin,
+        )
+        loader = AutoProcessor if sees else AutoTokenizer
+        processor = loader.from_pretrained(place, trust_remote_code=False, **origin)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"transformers lacks a package for it ({str(error).strip().splitlines()[0]})",
+            item=f"model.name={config.name}",
+            remedy="install the package that the message names",
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"cannot be loaded ({str(error).strip().splitlines()[0]})",
+            item=f"model.name={config.name}",
+            remedy="the folder needs safetensors weights and its tokenizer or processor",
+        ) from error
     name = f"{config.name}@{config.revision}" if config.revision else config.name
     return wrap(model, processor, name=name, max_length=config.max_length)
 

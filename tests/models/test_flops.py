@@ -46,4 +46,4 @@ def test_the_vision_tower_is_counted_by_its_pixels(tiny, family, image_samples):
         lm.logits(batch)
     counted = lm.flops([len(one.input_ids)], pixels=batch["pixel_values"].numel())
     assert counted == pytest.approx(forward.get_total_flops(), rel=0.1)
-    assert lm.flops([len(one.input_ids)]) < 0.8 * counted
+    assert lm.flops([len(one.input_ids)]) < 0.95 * counted

@@ -127,7 +127,7 @@ def test_merging_and_removing(tiny, text_samples):
     add_lora(lm, LoraConfig(r=2), seed=0)
     disturb(lm)
     merge_lora(lm)
-    torch.testing.assert_close(logits(lm, text_samples), tuned, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(logits(lm, text_samples), tuned, rtol=1e-3, atol=1e-2)
     assert lm.identity()["weights"] != weights
     add_lora(lm, LoraConfig(r=2), seed=0)
 
@@ -168,7 +168,7 @@ def test_adapters_that_do_not_fit(tiny, tmp_path):
         load_adapter(lm, variant("kind", state, peft_type="IA3"))
     with pytest.raises(AdapterMismatchError):
         load_adapter(tiny("gpt2"), tmp_path / "a")
-    with pytest.raises(ArtefactError, match="adapter_model.safetensors"):
+    with pytest.raises(ArtefactError, match="no readable adapter"):
         load_adapter(lm, tmp_path)
     with pytest.raises(AdapterMismatchError, match="no adapter"):
         save_adapter(tiny("llama"), tmp_path / "none")

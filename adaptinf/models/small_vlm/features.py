@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from adaptinf.data import Image, load_image
 from adaptinf.models.durable import publish
+from adaptinf.models.small_vlm.efficientnet import CHANNELS
 from adaptinf.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -29,25 +30,26 @@ def preprocess(image: Image, size: int) -> Tensor:
 
 
 class PictureFeatures:
-    """``features[image]``: [tokens, 1280] float16, by the sha256 of the picture's bytes.
+    """``features[image]``: [tokens, channels] float16, by the sha256 of the picture's bytes.
 
     Always computed in float32 on the CPU and rounded to float16, cached or not, so that a run's numbers depend
     neither on the cache nor on the model's device. On disk: shards of up to 256 pictures, each a safetensors file
-    named by its content's keys, complete or absent; one that cannot be read is ignored and computed anew.
+    named by its content's keys, complete or absent; one that cannot be read is deleted and computed anew.
     ``folder=None`` keeps them in memory only.
     """
 
     def __init__(self, tower: nn.Module, size: int, folder: Path | None) -> None:
         self.tower = tower.to("cpu", torch.float32).eval()
         self.size = size
-        self.folder = folder / f"{_digest(self.tower)[:16]}-{size}" if folder is not None else None
+        self.folder = folder / f"{_digest(self.tower)[:16]}-{CHANNELS}-{size}" if folder is not None else None
         self._known: dict[str, Tensor] = {}
         if self.folder is not None and self.folder.is_dir():
             for shard in sorted(self.folder.glob("*.safetensors")):
                 try:
                     self._known.update(load_file(shard))
                 except (OSError, SafetensorError) as error:
-                    logger.warning("ignoring the damaged cache file %s (%s)", shard, error)
+                    logger.warning("deleting the damaged cache file %s (%s)", shard, error)
+                    shard.unlink(missing_ok=True)
 
     def __getitem__(self, image: Image) -> Tensor:
         if image.sha256 not in self._known:
@@ -74,7 +76,7 @@ class PictureFeatures:
     @torch.inference_mode(False)
     @torch.no_grad()
     def compute(self, pixels: Tensor) -> Tensor:
-        """[n, tokens, 1280] float16 of preprocessed pixels [n, 3, size, size]; a row does not depend on the others."""
+        """[n, tokens, channels] float16 of preprocessed [n, 3, size, size]; a row does not depend on the others."""
         return torch.cat([self.tower(one[None]) for one in pixels]).half()
 
     def _save(self, new: dict[str, Tensor]) -> None:

@@ -70,6 +70,7 @@ def open_small_vlm(
 ) -> LanguageModel:
     """A saved small model. Without ``features``, pictures are encoded by the model's own encoder."""
     model = SmallVlm.from_pretrained(folder, attn_implementation=attention, local_files_only=True)
+    model.model.vision_tower.requires_grad_(False)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     if features is None:
         tower = EfficientNetLite0()
