@@ -11,14 +11,19 @@ from tqdm.auto import tqdm
 
 Item = TypeVar("Item")
 
+LOG_INTERVAL = 10.0
+"""Seconds between two lines away from a terminal."""
+
 
 def progress(
     items: Iterable[Item] = (), description: str = "", *, total: int | None = None, unit: str = "sample"
 ) -> tqdm[Item]:
     """A bar over ``items``, or (without ``items``) one advanced by ``.update(n)`` and closed by ``with``.
 
-    ``ADAPTINF_PROGRESS=0`` switches every bar off. Away from a terminal a bar writes a line at most every ten seconds.
+    ``ADAPTINF_PROGRESS=0`` switches every bar off. Away from a terminal (a log file) a bar shows only when
+    its work takes longer than ten seconds, and then at most every ten seconds.
     """
+    terminal = sys.stderr.isatty()
     return tqdm(
         items,
         desc=description,
@@ -27,7 +32,9 @@ def progress(
         unit_scale=False,
         file=sys.stderr,
         disable=os.environ.get("ADAPTINF_PROGRESS") == "0",
-        mininterval=0.2 if sys.stderr.isatty() else 10.0,
+        mininterval=0.2 if terminal else LOG_INTERVAL,
+        delay=0 if terminal else LOG_INTERVAL,
+        position=None if terminal else 0,  # no cursor movements for bars within bars
         dynamic_ncols=True,
         leave=False,
     )

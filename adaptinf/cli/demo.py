@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from adaptinf.cli.settings import add_settings, read_settings
 from adaptinf.config import RunConfig, load_config, to_dict
 
 STRATEGIES = ("random_replay", "paper")
+BASELINES = ("sequential", "multitask", "random_replay")
+POOL_BUDGET = 0.5
+"""Share of all samples so far that the pool keeps after a step, unless the command line says another."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +29,7 @@ def execute(arguments: argparse.Namespace) -> int:
     settings = to_dict(read_settings(arguments))
     if arguments.data is not None:
         settings["data"].update(source="bundle", root=str(arguments.data))
-    configs = [load_config({**settings, "strategy": strategy}) for strategy in arguments.strategies]
+    configs = [_config_of(strategy, settings) for strategy in arguments.strategies]
     directories = [_run(config, arguments.out / config.strategy) for config in configs]
 
     from adaptinf.report import build_comparison, format_table
@@ -33,6 +38,14 @@ def execute(arguments: argparse.Namespace) -> int:
     print(format_table(directories))
     print(f"report: {page}")
     return 0
+
+
+def _config_of(strategy: str, settings: dict[str, Any]) -> RunConfig:
+    """The settings for one strategy; the baselines keep every sample."""
+    config = load_config({**settings, "strategy": strategy})
+    if strategy in BASELINES or config.pruning.pool_budget is not None:
+        return config
+    return replace(config, pruning=replace(config.pruning, pool_budget=POOL_BUDGET))
 
 
 def _run(config: RunConfig, directory: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -25,10 +26,11 @@ COMMANDS = {
 
 FAILED = 2
 INTERRUPTED = 130
+CLOSED = 141
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The exit code: 0 done, 1 a check of ``doctor`` failed, 2 an error that was explained, 130 interrupted."""
+    """The exit code: 0 done, 1 a check of ``doctor`` failed, 2 an error that was explained, 130 interrupted, 141 output closed."""
     try:
         arguments = parse(sys.argv[1:] if words is None else words)
         return arguments.execute(arguments)
@@ -38,6 +40,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nadaptinf: interrupted; run again with the same directory to continue", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # `adaptinf doctor | head`: whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:

@@ -65,6 +65,7 @@ def test_demo_runs_both_strategies_at_an_equal_budget(calls: list[Any], tmp_path
     ]
     assert [out for _, out in calls] == [tmp_path / "random_replay", tmp_path / "paper"]
     assert all(config.training.steps == 1 for config, _ in calls)
+    assert [config.pruning.pool_budget for config, _ in calls] == [None, 0.5]
 
 
 def test_demo_on_a_bundle(calls: list[Any], tmp_path: Path) -> None:
@@ -163,6 +164,14 @@ def test_settings_of_a_command_without_any_stay_arguments() -> None:
         from adaptinf.cli.settings import read_settings
 
         read_settings(parse(["cluster", "d", "--lora.r", "4"]))
+
+
+def test_a_closed_pipe_is_no_crash(repository: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(repository), "PYTHONUNBUFFERED": "1"}
+    command = f"{sys.executable} -m adaptinf version | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 141
+    assert done.stderr == ""
 
 
 def test_version_as_a_module(repository: Path) -> None:

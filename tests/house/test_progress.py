@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+import adaptinf.progress as bars
 from adaptinf.progress import progress
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bars, "LOG_INTERVAL", 0.0)
 
 
 @pytest.mark.parametrize("wanted", ["0", "1"])
@@ -25,3 +31,13 @@ def test_advanced_by_hand(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         bar.refresh()
         assert bar.n == 4
     assert "4/10" in capsys.readouterr().err
+
+
+def test_a_log_file_gets_no_bars_of_quick_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ADAPTINF_PROGRESS", "1")
+    monkeypatch.setattr(bars, "LOG_INTERVAL", 10.0)
+    for _ in progress(range(3), "outer"):
+        list(progress(range(3), "inner"))
+    assert capsys.readouterr().err == ""
