@@ -30,7 +30,7 @@ CLOSED = 141
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The exit code: 0 done, 1 doctor found a fault, 2 an error that was explained, 130 interrupted, 141 output closed."""
+    """The exit code: 0 done, 1 doctor found a fault, 2 an error was explained, 130 interrupted, 141 output closed."""
     try:
         arguments = parse(sys.argv[1:] if words is None else words)
         return arguments.execute(arguments)
