@@ -14,7 +14,8 @@ using namespace py::literals;
 namespace adaptinf {
 namespace {
 
-constexpr uint64_t kMaxCounter = (uint64_t{1} << 63) - 1;
+constexpr uint64_t kMaxRow = uint64_t{1} << 32;
+constexpr uint64_t kMaxColumn = (uint64_t{1} << 63) - 128;
 
 PhiloxKey split(uint64_t key) { return {static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32)}; }
 
@@ -39,9 +40,9 @@ void philox_words(uint64_t key, uint64_t start, uint32_t word2, uint32_t word3, 
                                      device_index);
   const CpuLevel level = parse_level(level_name);
   if (out.shape[1] != 4) fail("out: must be [count, 4]");
-  if (start > kMaxCounter || static_cast<uint64_t>(out.shape[0]) > kMaxCounter - start)
-    fail("start: counters beyond 2^63 - 1");
   if (is_empty(out)) return;
+  if (static_cast<uint64_t>(out.shape[0] - 1) > std::numeric_limits<uint64_t>::max() - start)
+    fail("start: counters beyond 2^64 - 1");
   const Words words{split(key), start, word2, word3};
   if (out.device == DeviceType::cpu) return fill_words_cpu(words, out, level);
 #if ADAPTINF_HAS_CUDA
@@ -58,9 +59,8 @@ void philox_signs(uint64_t key, uint32_t domain, uint64_t row, uint64_t column, 
   const TensorView out = matrix_view("out", out_pointer, out_shape, out_strides, out_dtype, DType::int8, device_type,
                                      device_index);
   const CpuLevel level = parse_level(level_name);
-  constexpr uint64_t kRows = uint64_t{1} << 32;
-  if (row > kRows || static_cast<uint64_t>(out.shape[0]) > kRows - row) fail("row: rows beyond 2^32");
-  if (column > kMaxCounter - 127 || static_cast<uint64_t>(out.shape[1]) > kMaxCounter - 127 - column)
+  if (row > kMaxRow || static_cast<uint64_t>(out.shape[0]) > kMaxRow - row) fail("row: rows beyond 2^32");
+  if (column > kMaxColumn || static_cast<uint64_t>(out.shape[1]) > kMaxColumn - column)
     fail("column: columns beyond 2^63 - 128");
   if (is_empty(out)) return;
   const Signs signs{split(key), domain, row, column};

@@ -81,8 +81,8 @@ class Sketch:
         if self.kind == "kron" and min(self.sides) < self.min_side:
             sides = f"{self.sides[0]} x {self.sides[1]}"
             raise ValueError(
-                f"Sketch.k={self.k} gives kind 'kron' sides of {sides}; under {self.min_side} its error is several times "
-                "that of other kinds: take k >= 4096, another kind, or a lower min_side"
+                f"Sketch.k={self.k} gives kind 'kron' sides of {sides}; under {self.min_side} its error is a multiple "
+                "of that of other kinds: take k >= 4096, another kind, or a lower min_side"
             )
 
     @property

@@ -39,21 +39,20 @@ def run(
 
 
 def _score(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """([4, rows], probabilities [rows, V]); overwrites ``logits``."""
+    """([4, rows], probabilities [rows, V])."""
     counted = labels != -100
     index = labels.clamp_min(0)[:, None]
-    log_p = logits.sub_(logits.logsumexp(1, keepdim=True))
-    p = log_p.exp()
+    p, log_p = logits.softmax(1), logits.log_softmax(1)
     # log_p = -inf (a masked logit) has p = 0 and adds nothing
     entropy = -(p * log_p.clamp_min(torch.finfo(p.dtype).min)).sum(1)
     log_p_label, p_label = log_p.gather(1, index)[:, 0], p.gather(1, index)[:, 0]
-    # |onehot - p|^2 without the cancellation of 1 - 2 p_y + sum p^2
-    others = p.square().sum(1) - p_label.square()
-    el2n_sq = (1 - p_label).square() + others.clamp_min(0)
+    # |onehot - p|^2 = (sum of the other p)^2 + sum of their squares: 1 - p_y would cancel where the answer is sure
+    p.scatter_(1, index, 0)
+    el2n_sq = p.sum(1).square() + torch.linalg.vecdot(p, p)
+    p.scatter_(1, index, p_label[:, None])
     margin = log_p_label - log_p.scatter_(1, index, float("-inf")).max(1).values
-    scores = torch.stack([-log_p_label, entropy, el2n_sq, margin])
-    scores[:, ~counted] = torch.where(torch.tensor([[0], [1], [0], [0]], device=p.device) == 1, scores[:, ~counted], 0)
-    return scores, p
+    of_label = torch.stack([-log_p_label, el2n_sq, margin]).masked_fill_(~counted, 0)
+    return torch.stack([of_label[0], entropy, of_label[1], of_label[2]]), p
 
 
 def _tiles(weight: Tensor, dtype: torch.dtype) -> list[slice]:
@@ -64,7 +63,7 @@ def _tiles(weight: Tensor, dtype: torch.dtype) -> list[slice]:
 
 def _logits(hidden: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     if weight is None:
-        return hidden.clone()
+        return hidden
     logits = torch.cat([hidden @ weight[tile].to(hidden.dtype).T for tile in _tiles(weight, hidden.dtype)], dim=1)
     return logits if bias is None else logits.add_(bias)
 
