@@ -107,6 +107,8 @@ def test_farthest_first_is_gonzalez() -> None:
     dropped = np.flatnonzero(~found.kept)
     np.testing.assert_allclose(found.max_similarity[dropped], similar[dropped][:, chosen].max(1), atol=1e-6)
     assert found.kept[found.duplicate_of[dropped]].all()
+    when_chosen = [similar[row, chosen[:i]].max() for i, row in enumerate(chosen) if i]
+    np.testing.assert_allclose(found.max_similarity[chosen[1:]], when_chosen, atol=1e-6)
 
 
 @st.composite

@@ -67,10 +67,10 @@ def _by_blocks(
     squares: Tensor,
 ) -> None:
     for first, last in row_blocks(sketch, shape):
-        columns = Columns(sketch, name, shape, first, last, total.device)
+        columns = Columns(sketch, name, shape, first, last, total)
         for index, x_b, g_b in segments:
             block = (g_b[:, first:last].T @ x_b).flatten()
-            columns.add(total[index], block)
+            columns.add(index, block)
             if len(squares):
                 squares[index] += block.double().square().sum()
 
@@ -114,15 +114,14 @@ def walsh_hadamard(rows: Tensor) -> Tensor:
     H_k is the Kronecker product of Hadamard matrices of at most 64 rows, each applied as a matrix product.
     """
     k = rows.shape[1]
-    if k == 1:
-        return rows
-    done = 1
+    side = min(64, k)
+    rows = (rows.reshape(-1, side) @ _hadamard(side).to(rows)).reshape(-1, k)
+    done = side
     while done < k:
         side = min(64, k // done)
-        axes = rows.reshape(-1, k // (done * side), side, done)
-        rows = torch.matmul(_hadamard(side).to(rows), axes)
+        rows = torch.matmul(_hadamard(side).to(rows), rows.reshape(-1, side, done)).reshape(-1, k)
         done *= side
-    return rows.reshape(-1, k)
+    return rows
 
 
 @functools.cache

@@ -25,9 +25,9 @@ def run(gradients: Tensor, shape: tuple[int, int], sketch: Sketch, name: str) ->
             row.copy_((p_out @ weight @ p_in.T).flatten())
     else:
         for first, last in row_blocks(sketch, shape):
-            columns = Columns(sketch, name, shape, first, last, device)
-            for row, gradient in zip(total, gradients, strict=True):
-                columns.add(row, _copy(gradient[first * shape[1] : last * shape[1]], dtype))
+            columns = Columns(sketch, name, shape, first, last, total)
+            for sample, gradient in enumerate(gradients):
+                columns.add(sample, _copy(gradient[first * shape[1] : last * shape[1]], dtype))
     return finish(sketch, total).float()
 
 

@@ -26,41 +26,36 @@ def row_blocks(sketch: Sketch, shape: tuple[int, int]) -> Iterator[tuple[int, in
 
 
 class Columns:
-    """The sketch matrix at the entries of rows ``first`` to ``last`` of a weight of ``shape``, for kinds but kron."""
+    """The sketch matrix at the entries of rows ``first`` to ``last`` of a weight of ``shape``, for kinds but kron.
 
-    def __init__(
-        self, sketch: Sketch, name: str, shape: tuple[int, int], first: int, last: int, device: torch.device
-    ) -> None:
-        self.sketch = sketch
+    ``total`` is the accumulator that its columns are added to.
+    """
+
+    def __init__(self, sketch: Sketch, name: str, shape: tuple[int, int], first: int, last: int, total: Tensor) -> None:
+        self.total, device = total, total.device
         start, stop = first * shape[1], last * shape[1]
         self._signs = self._codes = None
         if sketch.kind == "rademacher":
-            self._signs = rademacher_block(sketch, name, start, stop, device)
+            self._signs = rademacher_block(sketch, name, start, stop, device).to(total.dtype)
         elif sketch.kind == "sjlt":
-            self._codes = sjlt_codes(sketch, name, start, stop, device).flatten()
+            self._codes = sjlt_codes(sketch, name, start, stop, device)
         else:
             rows = xorts_codes(sketch, name, 0, shape[0], device)[:, first:last, None]
-            self._codes = (rows ^ xorts_codes(sketch, name, 1, shape[1], device)[:, None, :]).flatten()
-        self._copies = 0 if self._codes is None else len(self._codes) // max(1, stop - start)
+            self._codes = (rows ^ xorts_codes(sketch, name, 1, shape[1], device)[:, None, :]).flatten(1)
 
-    def accumulator(self, samples: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Zeros [samples, k or 2k] that :meth:`add` adds to and :func:`finish` reads."""
-        return accumulator(self.sketch, samples, dtype, device)
-
-    def add(self, row: Tensor, values: Tensor) -> None:
-        """Add the sketch of ``values``, a contiguous vector, to one row of the accumulator."""
+    def add(self, sample: int, values: Tensor) -> None:
+        """Add the sketch of ``values``, a contiguous vector of these entries, to a sample's row."""
+        row = self.total[sample]
         if self._signs is not None:
-            row.add_(torch.mv(self._signs.to(values.dtype), values))
-        elif values.is_cuda:  # scatter_add_ has no order there
-            assert self._codes is not None
-            row.index_put_((self._codes,), values.repeat(self._copies), accumulate=True)
-        else:
-            assert self._codes is not None
-            row.scatter_add_(0, self._codes, values.repeat(self._copies))
+            row.add_(torch.mv(self._signs, values))
+        elif self._codes is not None and values.is_cuda:  # scatter_add_ has no order there
+            row.index_put_((self._codes.flatten(),), values.repeat(len(self._codes)), accumulate=True)
+        elif self._codes is not None:
+            row.scatter_add_(0, self._codes.flatten(), values.repeat(len(self._codes)))
 
 
 def accumulator(sketch: Sketch, samples: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros: [samples, k], or [samples, 2k] for kinds whose codes carry the sign."""
+    """Zeros that :class:`Columns` adds to and :func:`finish` reads: [samples, k], or 2k where codes carry the sign."""
     width = sketch.k if sketch.kind in ("rademacher", "kron") else 2 * sketch.k
     return torch.zeros(samples, width, dtype=dtype, device=device)
 
