@@ -141,7 +141,11 @@ setup(
         Extension(
             "adaptinf_kernels._C",
             sources=[str(path.relative_to(ROOT)) for path in sorted((ROOT / "csrc").rglob("*.cpp"))],
-            depends=[str(path.relative_to(ROOT)) for path in sorted((ROOT / "csrc").rglob("*.h"))],
+            depends=[
+                str(path.relative_to(ROOT))
+                for path in sorted((ROOT / "csrc").rglob("*"))
+                if path.suffix in (".h", ".cu")
+            ],
             include_dirs=[str(ROOT / "csrc"), pybind11.get_include()],
             extra_compile_args=CXX_FLAGS,
             language="c++",
