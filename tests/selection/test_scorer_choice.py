@@ -31,7 +31,9 @@ def closed_form(distribution: stats.rv_frozen, bins: int) -> float:
 
 
 @pytest.mark.parametrize(
-    "distribution", [stats.norm(), stats.norm(5, 1e-6), stats.expon(), stats.uniform(), stats.lognorm(1.0)], ids=str
+    "distribution",
+    [stats.norm(), stats.norm(5, 1e-6), stats.expon(), stats.uniform(), stats.lognorm(1.0)],
+    ids=["normal", "narrow", "exponential", "uniform", "log-normal"],
 )
 @pytest.mark.parametrize("bins", [49, 50, 7])
 def test_paper_entropy_is_that_of_the_distribution(distribution: stats.rv_frozen, bins: int) -> None:
