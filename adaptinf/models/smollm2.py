@@ -47,8 +47,10 @@ def _convert(source: Path, path: Path) -> None:
     tokenizer.eos_token = tokenizer.pad_token = _END
     end = tokenizer.convert_tokens_to_ids(_END)
     settings = {key: value for key, value in read.config.to_dict().items() if key != "quantization_config"}
-    model = LlamaForCausalLM(LlamaConfig(**settings | {"eos_token_id": end, "pad_token_id": end}))
-    model.load_state_dict(read.state_dict())
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(**settings | {"eos_token_id": end, "pad_token_id": end}))
+    model.load_state_dict(read.state_dict(), assign=True)
+    model.tie_weights()
     model.generation_config.eos_token_id = model.generation_config.pad_token_id = end
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)

@@ -36,6 +36,7 @@ ARCHITECTURE: dict[str, Any] = {
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
+    "initializer_range": 0.08,
 }
 IMAGE_SIZE = 128
 _STATISTICS_PICTURES = 1000
