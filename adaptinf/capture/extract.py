@@ -289,7 +289,7 @@ def _check_finite(
         if name == "nll_without_image":
             finite |= np.isnan(values) & (rows["n_images"] == 0)
         bad |= ~finite
-    ids = [encoded[i].id for i in np.flatnonzero(bad)]
+    ids = [one.id for one, is_bad in zip(encoded, bad, strict=True) if is_bad]
     if not ids:
         return rows, [], []
     if policy == "raise":

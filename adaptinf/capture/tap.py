@@ -58,13 +58,12 @@ class GradientSink:
             )
         self._seen.add(name)
         x, g = x.index_select(0, self._tokens), g.index_select(0, self._tokens)
-        result = grad_sketch_linear(x, g, self._cu_seqlens, self.sketch, name=name, return_norms=self.norms)
-        if self.norms:
-            features, squared = result
-            self.features += features
-            self.squared_norms += squared
+        features, sketch, segments = self.features, self.sketch, self._cu_seqlens
+        if self.squared_norms is None:
+            grad_sketch_linear(x, g, segments, sketch, name=name, add_to=features)
         else:
-            self.features += result
+            _, squared = grad_sketch_linear(x, g, segments, sketch, name=name, add_to=features, return_norms=True)
+            self.squared_norms += squared
 
 
 class _Tap(torch.autograd.Function):

@@ -17,7 +17,7 @@ import numpy as np
 from adaptinf_kernels import Sketch
 
 from adaptinf.capture import SCORES, Features, extract
-from adaptinf.config import RunConfig, to_dict, to_yaml
+from adaptinf.config import RunConfig, load_config, to_dict, to_yaml
 from adaptinf.data import Sample, TaskStream, load_stream, split_pretraining
 from adaptinf.errors import EmptyTaskError, IdentityError
 from adaptinf.evaluation import evaluate_stream, write_results
@@ -96,8 +96,10 @@ class Loop:
 
     def run(self) -> None:
         self._describe_stream()
-        base = self.place / "steps" / "00_base"
-        self._stage(base / "evaluation", lambda to: self._evaluate(to, 0))
+        base = self.place / "steps" / "00_base" / "evaluation"
+        if not is_complete(base):
+            self.lineage.after(0)  # making the model (a preset is pre-trained) is no part of the evaluation's time
+        self._stage(base, lambda to: self._evaluate(to, 0))
         pool: list[str] = []
         n_seen = 0
         for number, task in enumerate(self.stream, start=1):
@@ -193,6 +195,7 @@ class Loop:
         pruned = None
         if self.strategy.pool_budget is not None:
             features = Features.load(step.place / "features")
+            assert features.hidden is not None  # the extraction of a strategy that prunes asks for it
             usable = decisions.slice(0, len(features))  # the samples without features come last and are not kept
             pruned = prune(
                 usable,
@@ -271,11 +274,9 @@ def _identity(config: RunConfig) -> dict[str, Any]:
 
 
 def _claim(place: Path, config: RunConfig) -> None:
-    """Write the resolved configuration, or compare with the one that is there."""
-    from adaptinf.config import load_config
-
+    """Write the resolved configuration, or compare with that of the artefacts that are there."""
     file = place / "config.yaml"
-    if file.exists():
+    if file.exists() and any(is_complete(artefact) for artefact in place.glob("steps/*/*")):
         found, wanted = _flat(_identity(load_config(file))), _flat(_identity(config))
         differing = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
         if differing:

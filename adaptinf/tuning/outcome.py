@@ -25,7 +25,9 @@ def outcome(config: RunConfig, stream: TaskStream, place: Path) -> dict[str, Any
     folders = {0: "00_base", **{i: f"{i:02d}_{name}" for i, name in enumerate(names, start=1)}}
     steps = [place / "steps" / folder for folder in folders.values()]
     scores, nll = _matrix(steps, names, "scores"), _matrix(steps, names, "nll")
-    metrics = continual_metrics(scores[1:], zero_shot=scores[0])
+    metrics = continual_metrics(
+        scores[1:], zero_shot=scores[0], reference="learned", weights=[len(task.test) for task in stream]
+    )
     n_pool, n_selected, n_after = zip(*(_counts(step) for step in steps[1:]), strict=True)
     seconds, flops = _costs(steps, "seconds"), _costs(steps, "flops")
     return {
