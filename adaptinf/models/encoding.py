@@ -62,8 +62,8 @@ class ChatEncoder(ABC):
     template's own and the tokenizer's EOS. A tokenizer without a chat template gets :data:`PLAIN_TEMPLATE`.
     """
 
-    takes_parts = False
-    """Whether the chat template takes a list of text and image parts."""
+    sees = False
+    """Whether samples may have pictures; the chat template then takes a list of text and image parts."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, renderer: Any, max_length: int) -> None:
         self.tokenizer = tokenizer
@@ -148,7 +148,7 @@ class ChatEncoder(ABC):
 
     def _find_stop_ids(self) -> list[int]:
         sample = Sample.from_instruction("", "question", "answer", task="")
-        turn = segments(sample, self._renderer, self._template, parts=self.takes_parts)[-1]
+        turn = segments(sample, self._renderer, self._template, parts=self.sees)[-1]
         ids, _ = self._close_turn(turn.text, self._text_ids(turn.text, False), last=True)
         return sorted({*(ids[-1:] if ids[-1] in self._special_ids else ()), *_given(self.tokenizer.eos_token_id)})
 
@@ -156,7 +156,13 @@ class ChatEncoder(ABC):
         check_control_tokens(sample, self._control_tokens)
         if images == "remove":
             sample = without_images(sample)
-        parts = segments(sample, self._renderer, self._template, parts=self.takes_parts, with_answer=with_answer)
+        if sample.images and not self.sees:
+            raise UnsupportedModelError(
+                "has pictures, and a language model without vision cannot see them",
+                item=sample.id,
+                remedy="choose an image-text-to-text model, or encode with images='remove'",
+            )
+        parts = segments(sample, self._renderer, self._template, parts=self.sees, with_answer=with_answer)
         ids: list[int] = []
         labels: list[int] = []
         extras: list[dict[str, Tensor]] = []
@@ -239,11 +245,6 @@ class TextEncoder(ChatEncoder):
     def _tokenize(
         self, text: str, images: Sequence[Image], images_as: Images, *, begins: bool
     ) -> tuple[list[int], dict[str, Tensor]]:
-        if images:
-            raise UnsupportedModelError(
-                "a language model without vision cannot see the pictures",
-                remedy="choose an image-text-to-text model, or encode with images='remove'",
-            )
         return self._text_ids(text, begins), {}
 
 
@@ -253,7 +254,7 @@ class ImageTextEncoder(ChatEncoder):
     Samples may hold any number of pictures, or none.
     """
 
-    takes_parts = True
+    sees = True
 
     def __init__(self, processor: Any, *, max_length: int) -> None:
         self.processor = processor

@@ -20,8 +20,7 @@ from adaptinf.errors import MissingDependencyError
 STRIDE = 32
 _TOP, _MIDDLE = 1280, 112
 _MIDDLE_BLOCK = 10
-_COLOURS = 12
-CHANNELS = _TOP + 4 * _MIDDLE + _COLOURS
+CHANNELS = _TOP + 4 * _MIDDLE
 _STAGES = (  # repeats, kernel, stride, expansion, output channels
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -68,8 +67,7 @@ class EfficientNetLite0(nn.Module):
             if index == _MIDDLE_BLOCK:
                 middle = F.pixel_unshuffle(x, 2)
         top = F.relu6(self.bn1(self.conv_head(x)))
-        colours = F.pixel_unshuffle(F.avg_pool2d(pixels, STRIDE // 2), 2)
-        return torch.cat([top, middle, colours], 1).flatten(2).transpose(1, 2)
+        return torch.cat([top, middle], 1).flatten(2).transpose(1, 2)
 
 
 class _Block(nn.Module):

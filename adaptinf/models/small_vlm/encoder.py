@@ -54,7 +54,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
 class SmallVlmEncoder(ChatEncoder):
     """Pictures are given to the model as cached features of its frozen encoder (``image_features``)."""
 
-    takes_parts = True
+    sees = True
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerFast, features: PictureFeatures, *, image_tokens: int, max_length: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -18,7 +19,7 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from adaptinf.config import PretrainConfig
 from adaptinf.data import Sample
-from adaptinf.errors import ConfigError, NonFiniteError
+from adaptinf.errors import ConfigError, EmptyTaskError, NonFiniteError
 from adaptinf.models.collate import IGNORED, Encoded
 from adaptinf.models.durable import publish
 from adaptinf.models.language_model import LanguageModel
@@ -27,6 +28,8 @@ from adaptinf.models.small_vlm.encoder import END, IMAGE, PAD, SmallVlmEncoder, 
 from adaptinf.models.small_vlm.features import PictureFeatures
 from adaptinf.models.small_vlm.modeling import SmallVlm, SmallVlmConfig
 from adaptinf.progress import progress
+
+logger = logging.getLogger(__name__)
 
 VOCABULARY = 2048
 CONTEXT = 1024
@@ -163,7 +166,13 @@ def pretrain(
     Deterministic in ``config.seed`` for one thread count and library version.
     """
     lm = build(samples, tower, features, config.seed)
-    encoded, _ = lm.encoder.encode_all(samples, on_error="drop")
+    encoded, dropped = lm.encoder.encode_all(samples, on_error="drop")
+    if dropped:
+        logger.warning(
+            "pre-training leaves out %d of %d samples, the first: %s", len(dropped), len(samples), dropped[0]
+        )
+    if not encoded:
+        raise EmptyTaskError("no sample of the pre-training can be used", item=dropped[0][0], remedy=dropped[0][1])
     model = lm.model.train()
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
