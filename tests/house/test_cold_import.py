@@ -50,16 +50,6 @@ print(Sample.from_instruction("1", "Name a colour.", "red", task="t").prompt)
     assert run_without(repository, {"torch", "transformers", "datasets", "pandas"}, code) == "Name a colour."
 
 
-def test_the_reference_kernels_run_without_triton_and_native_module(repository: Path) -> None:
-    code = """
-import torch
-from adaptinf_kernels import Sketch, project
-print(tuple(project(torch.ones(2, 300), Sketch(kind="rademacher", k=64, seed=0), impl="reference").shape))
-"""
-    forbidden = {"triton", "transformers", "peft", "datasets", "adaptinf"}
-    assert run_without(repository, forbidden, code) == "(2, 64)"
-
-
 def test_a_forbidden_import_is_noticed(repository: Path) -> None:
     with pytest.raises(AssertionError, match="json is forbidden here"):
         run_without(repository, {"json"}, "import json")
