@@ -1,4 +1,4 @@
-"""features -> cluster -> select -> prune on the command line, on one task of the demo."""
+"""The commands end to end on two small tasks of the demo."""
 
 from __future__ import annotations
 
@@ -85,3 +85,20 @@ def test_prune_wants_the_features_of_the_decisions(
     assert main(["select", features[0], "--selection.n_clusters", "3", "--out", str(decisions)]) == 0
     assert main(["prune", str(decisions), features[1], "--pruning.pool_budget", "5"]) == 2
     assert "does not list the samples of the features" in capsys.readouterr().err
+
+
+def test_run_and_report(features: list[str], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = ["--training.steps", "1", "--selection.n_clusters", "2", "--data.order", "digit_compare"]
+    first, second = place / "runs" / "paper", place / "runs" / "random"
+    assert main(["run", str(place / "config.yaml"), "--out", str(first), *short]) == 0
+    assert (first / "metrics.json").exists()
+    assert "<html" in (first / "report.html").read_text()
+    assert "Average accuracy" in capsys.readouterr().out
+    words = ["run", str(place / "config.yaml"), "--out", str(second), "--strategy", "random_replay", *short]
+    assert main(words) == 0
+    (first / "report.html").unlink()
+    assert main(["report", str(first)]) == 0
+    assert (first / "report.html").exists()
+    assert main(["report", str(first), str(second)]) == 0
+    assert "random_replay" in (place / "runs" / "comparison.html").read_text()
+    assert "comparison.html" in capsys.readouterr().out
