@@ -15,6 +15,37 @@ BASELINES = ("sequential", "multitask", "random_replay")
 POOL_BUDGET = 0.5
 """Share of all samples so far that the pool keeps after a step, unless the command line says another."""
 
+SETTINGS: dict[str, Any] = {
+    "budget": 0.25,
+    "data": {
+        "source": "demo",
+        "order": ["shapes_vqa", "country_language", "digit_reading", "place_country", "digit_compare"],
+        "train_limit": 800,
+        "test_limit": 100,
+    },
+    "model": {"pretrain": {"fraction": 0.25, "steps": 500, "batch_size": 32}},
+    "features": {"k": 512},
+    "training": {"epochs": 4, "batch_size": 32, "learning_rate": 2e-3},
+    "evaluation": {"batch_size": 64},
+}
+"""Five tasks of five skills (pictures, two pictures, text, many languages), small enough for minutes on two cores."""
+
+BUNDLE: dict[str, Any] = {
+    **SETTINGS,
+    "data": {
+        "source": "bundle",
+        "order": [
+            "easy_vqa", "p3_paraphrase", "grocery_coarse", "headline_constraint", "nlvr", "tux_caption_multilingual",
+            "bccd_grounding", "esnli_explain", "omniglot_pair", "bccd_count", "sroie_ocr", "onestop_simplify",
+            "tux_caption", "puzzle_vqa",
+        ],
+        "train_limit": 300,
+        "test_limit": 40,
+    },
+    "model": {"on_long": "drop", "pretrain": {"fraction": 0.25, "steps": 500, "batch_size": 32}},
+}  # fmt: skip
+"""Fourteen tasks of a bundle of real data."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="directory of the runs and the comparison")
@@ -26,9 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    settings = to_dict(read_settings(arguments))
-    if arguments.data is not None:
-        settings["data"].update(source="bundle", root=str(arguments.data))
+    base = SETTINGS if arguments.data is None else {**BUNDLE, "data": {**BUNDLE["data"], "root": str(arguments.data)}}
+    settings = to_dict(read_settings(arguments, base))
     configs = [_config_of(strategy, settings) for strategy in arguments.strategies]
     directories = [_run(config, arguments.out / config.strategy) for config in configs]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from adaptinf.config import RunConfig, describe, load_config
 from adaptinf.errors import ConfigError
@@ -48,8 +49,8 @@ def split_settings(words: Sequence[str], parser: argparse.ArgumentParser) -> tup
     return rest, overrides
 
 
-def read_settings(arguments: argparse.Namespace, config: Path | None = None) -> RunConfig:
-    """The file's settings (or the defaults) with what the command line says on top.
+def read_settings(arguments: argparse.Namespace, config: Path | Mapping[str, Any] | None = None) -> RunConfig:
+    """The file's (or mapping's) settings, else the defaults, with what the command line says on top.
 
     Raises:
         ConfigError: see ``load_config``; also a key that this command does not use.
