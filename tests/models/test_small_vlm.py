@@ -63,7 +63,7 @@ def test_the_encoder_equals_the_reference_implementation(cache):
         (224, 0.11417331407371226, 11.505164277001732),
     ):
         pixels = torch.sin(torch.arange(3 * size * size).float() * 0.37).view(1, 3, size, size)
-        top = tower(pixels)[..., :1280].double()
+        top = tower(pixels).double()
         assert top.mean().item() == pytest.approx(mean, rel=1e-4)
         assert top[0, 3].norm().item() == pytest.approx(norm, rel=1e-4)
         assert tower(pixels).shape == (1, (size // 32) ** 2, CHANNELS)

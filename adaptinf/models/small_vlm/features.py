@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from adaptinf.data import Image, load_image
 from adaptinf.models.durable import publish
-from adaptinf.models.small_vlm.efficientnet import CHANNELS
 from adaptinf.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -41,7 +40,7 @@ class PictureFeatures:
     def __init__(self, tower: nn.Module, size: int, folder: Path | None) -> None:
         self.tower = tower.to("cpu", torch.float32).eval()
         self.size = size
-        self.folder = folder / f"{_digest(self.tower)[:16]}-{CHANNELS}-{size}" if folder is not None else None
+        self.folder = folder / f"{_digest(self.tower)[:16]}-{size}" if folder is not None else None
         self._known: dict[str, Tensor] = {}
         if self.folder is not None and self.folder.is_dir():
             for shard in sorted(self.folder.glob("*.safetensors")):

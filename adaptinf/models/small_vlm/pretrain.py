@@ -39,7 +39,7 @@ ARCHITECTURE: dict[str, Any] = {
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
-    "initializer_range": 0.08,
+    "initializer_range": 0.08,  # about 1/sqrt(width); with 0.02, made for wide models, it learns at half the speed
 }
 IMAGE_SIZE = 128
 _STATISTICS_PICTURES = 1000
