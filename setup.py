@@ -136,7 +136,6 @@ setup(
     packages=find_packages(include=["adaptinf", "adaptinf.*"])
     + find_packages("kernels", include=["adaptinf_kernels", "adaptinf_kernels.*"]),
     package_dir={"adaptinf": "adaptinf", "adaptinf_kernels": "kernels/adaptinf_kernels"},
-    package_data={"": ["py.typed", "README.md", "*.json", "*.j2", "*.js", "*.css"]},
     ext_modules=[
         Extension(
             "adaptinf_kernels._C",

@@ -76,8 +76,8 @@ class PretrainConfig:
     """Pre-training of the small-vlm preset on a slice of the stream; cached by its settings and data."""
 
     fraction: float = _option(0.3, "share of each task's training groups that it sees", above=0, at_most=1)
-    steps: int = _option(800, "optimiser steps", at_least=1)
-    batch_size: int = _option(64, "samples a step", at_least=1)
+    steps: int = _option(1000, "optimiser steps", at_least=1)
+    batch_size: int = _option(32, "samples a step", at_least=1)
     learning_rate: float = _option(1e-3, "peak learning rate", above=0)
     seed: int = _option(0, "seed of initialisation and order", at_least=0)
 

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from adaptinf.capture.configured import extract_as, make_sketch
 from adaptinf.capture.extract import SCORES, extract
 from adaptinf.capture.features import Features
 from adaptinf.capture.tap import GradientSink, capture
 from adaptinf.capture.targets import find_targets, layer_indices
 
-__all__ = ["SCORES", "Features", "GradientSink", "capture", "extract", "find_targets", "layer_indices"]
+__all__ = [
+    "SCORES",
+    "Features",
+    "GradientSink",
+    "capture",
+    "extract",
+    "extract_as",
+    "find_targets",
+    "layer_indices",
+    "make_sketch",
+]

@@ -39,10 +39,11 @@ BUNDLE: dict[str, Any] = {
             "bccd_grounding", "esnli_explain", "omniglot_pair", "bccd_count", "sroie_ocr", "onestop_simplify",
             "tux_caption", "puzzle_vqa",
         ],
-        "train_limit": 300,
-        "test_limit": 40,
+        "train_limit": 160,
+        "test_limit": 30,
     },
-    "model": {"on_long": "drop", "pretrain": {"fraction": 0.25, "steps": 500, "batch_size": 32}},
+    "model": {"on_long": "drop", "pretrain": {"fraction": 0.25, "steps": 300, "batch_size": 32}},
+    "training": {**SETTINGS["training"], "epochs": 2},
 }  # fmt: skip
 """Fourteen tasks of a bundle of real data."""
 

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adaptinf.cli.settings import add_settings, read_settings
-from adaptinf.config import FeatureConfig, RunConfig, to_dict
+from adaptinf.config import RunConfig, to_dict
 from adaptinf.errors import ConfigError
 
 if TYPE_CHECKING:
-    from adaptinf_kernels import Sketch
-
     from adaptinf.data import TaskStream
     from adaptinf.models import LanguageModel
 
@@ -27,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     config = read_settings(arguments, arguments.config)
 
-    from adaptinf.capture import extract
+    from adaptinf.capture import extract_as
     from adaptinf.store import create, digest, is_complete
     from adaptinf.tuning import make_strategy
 
@@ -42,18 +40,13 @@ def execute(arguments: argparse.Namespace) -> int:
         place = arguments.out / task.name
         if not is_complete(place, identity):
             with create(place, identity) as staging:
-                extract(
+                extract_as(
+                    config.features,
                     lm,
                     task.train,
-                    sketch=_sketch(config.features),
-                    layers=config.features.layers,
-                    parameters=config.features.parameters,
-                    scores=sorted(needs.scores),
-                    hidden=config.features.hidden_layer,
-                    image_grounding=config.features.image_grounding,
-                    loss=config.features.loss,
-                    batch_tokens=config.features.batch_tokens,
-                    on_nonfinite=config.features.on_nonfinite,
+                    columns=needs.scores,
+                    sketch=needs.sketch,
+                    hidden=True,
                     on_error=config.model.on_long,
                     description=task.name,
                 ).save(staging)
@@ -63,23 +56,12 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _load(config: RunConfig, quarantine: Path, adapter: Path | None) -> tuple[TaskStream, LanguageModel]:
     """The stream, and the model with the given or a new adapter."""
-    from adaptinf.data import load_stream, split_pretraining
     from adaptinf.models import add_lora, load_adapter, load_model
+    from adaptinf.tuning import open_stream
 
-    stream, pretraining = load_stream(config.data, seed=config.seed, quarantine=quarantine), []
-    if config.model.name == "small-vlm":
-        pretrain = config.model.pretrain
-        pretraining, stream = split_pretraining(stream, pretrain.fraction, pretrain.seed)
+    stream, pretraining = open_stream(config, quarantine)
     lm = load_model(config.model, pretraining=pretraining, cache=config.cache_dir)
     add_lora(lm, config.lora, seed=config.seed)
     if adapter is not None:
         load_adapter(lm, adapter)
     return stream, lm
-
-
-def _sketch(features: FeatureConfig) -> Sketch:
-    from adaptinf_kernels import Sketch
-
-    if features.sketch == "sjlt":
-        return Sketch(kind="sjlt", k=features.k, seed=features.sketch_seed, nonzeros=features.nonzeros)
-    return Sketch(kind=features.sketch, k=features.k, seed=features.sketch_seed)

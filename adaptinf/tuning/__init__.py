@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adaptinf.tuning.fit import FitResult, fit
-from adaptinf.tuning.loop import run
+from adaptinf.tuning.loop import open_stream, run
 from adaptinf.tuning.strategy import STRATEGIES, Strategy, make_strategy
 
-__all__ = ["STRATEGIES", "FitResult", "Strategy", "fit", "make_strategy", "run"]
+__all__ = ["STRATEGIES", "FitResult", "Strategy", "fit", "make_strategy", "open_stream", "run"]

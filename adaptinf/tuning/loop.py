@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from adaptinf_kernels import Sketch
 
-from adaptinf.capture import SCORES, Features, extract
+from adaptinf.capture import Features, extract_as
 from adaptinf.config import RunConfig, load_config, to_dict, to_yaml
 from adaptinf.data import Sample, TaskStream, load_stream, split_pretraining
 from adaptinf.errors import EmptyTaskError, IdentityError
@@ -52,12 +51,18 @@ def run(config: RunConfig, out: Path | str | None = None) -> Path:
     place = Path(out or config.out or f"runs/{config.strategy}")
     place.mkdir(parents=True, exist_ok=True)
     _claim(place, config)
-    stream = load_stream(config.data, seed=config.seed, quarantine=place / "quarantine.jsonl")
-    pretraining: list[Sample] = []
-    if config.model.name == "small-vlm":
-        pretraining, stream = split_pretraining(stream, config.model.pretrain.fraction, config.model.pretrain.seed)
+    stream, pretraining = open_stream(config, place / "quarantine.jsonl")
     Loop(config, place, stream, pretraining).run()
     return place
+
+
+def open_stream(config: RunConfig, quarantine: Path) -> tuple[TaskStream, list[Sample]]:
+    """The stream of a run, and the slice of it that its preset is pre-trained on (nothing for other models)."""
+    stream = load_stream(config.data, seed=config.seed, quarantine=quarantine)
+    if config.model.name != "small-vlm":
+        return stream, []
+    pretraining, stream = split_pretraining(stream, config.model.pretrain.fraction, config.model.pretrain.seed)
+    return stream, pretraining
 
 
 @dataclass
@@ -127,20 +132,14 @@ class Loop:
         return [id for id, kept in zip(table["id"].to_pylist(), table["kept"].to_pylist(), strict=True) if kept]
 
     def _extract(self, to: Path, step: Step) -> tuple[float, int]:
-        features = self.config.features
         needs = self.strategy.selector.needs()
-        found = extract(
+        found = extract_as(
+            self.config.features,
             self.lineage.after(self._trained_before(step)),
             [self.samples[id] for id in step.pool],
-            sketch=_make_sketch(self.config) if needs.sketch else None,
-            layers=features.layers,
-            parameters=features.parameters,
-            scores=[name for name in needs.scores if name in SCORES],
-            hidden=features.hidden_layer if needs.hidden or self.strategy.pool_budget is not None else None,
-            image_grounding=features.image_grounding,
-            loss=features.loss,
-            batch_tokens=features.batch_tokens,
-            on_nonfinite=features.on_nonfinite,
+            columns=needs.scores,
+            sketch=needs.sketch,
+            hidden=needs.hidden or self.strategy.pool_budget is not None,
             on_error=self.config.model.on_long,
             description=f"step {step.number}: features",
         )
@@ -256,13 +255,6 @@ class Loop:
                 "the data changed since this run began", item=str(file), remedy="choose another output directory"
             )
         replace_file(file, json_bytes(about))
-
-
-def _make_sketch(config: RunConfig) -> Sketch:
-    features = config.features
-    if features.sketch == "sjlt":
-        return Sketch(kind="sjlt", k=features.k, seed=features.sketch_seed, nonzeros=features.nonzeros)
-    return Sketch(kind=features.sketch, k=features.k, seed=features.sketch_seed)
 
 
 def _identity(config: RunConfig) -> dict[str, Any]:

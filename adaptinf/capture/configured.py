@@ -1,0 +1,54 @@
+"""``extract`` as a run's settings say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from adaptinf_kernels import Sketch
+
+from adaptinf.capture.extract import SCORES, extract
+from adaptinf.capture.features import Features
+from adaptinf.config import FeatureConfig
+from adaptinf.data import Sample
+from adaptinf.models import LanguageModel
+
+
+def extract_as(
+    config: FeatureConfig,
+    lm: LanguageModel,
+    samples: Sequence[Sample],
+    *,
+    columns: Iterable[str],
+    sketch: bool,
+    hidden: bool,
+    on_error: Literal["raise", "drop"],
+    description: str,
+) -> Features:
+    """:func:`extract` with the settings of ``config``.
+
+    ``columns`` are the score columns that a selector reads; the counts among them always come along. Without ``sketch``
+    no backward is run; without ``hidden`` no hidden means are kept. Raises what ``extract`` raises.
+    """
+    return extract(
+        lm,
+        samples,
+        sketch=make_sketch(config) if sketch else None,
+        layers=config.layers,
+        parameters=config.parameters,
+        scores=[name for name in columns if name in SCORES],
+        hidden=config.hidden_layer if hidden else None,
+        image_grounding=config.image_grounding,
+        loss=config.loss,
+        batch_tokens=config.batch_tokens,
+        on_nonfinite=config.on_nonfinite,
+        on_error=on_error,
+        description=description,
+    )
+
+
+def make_sketch(config: FeatureConfig) -> Sketch:
+    """The sketch that the settings name."""
+    if config.sketch == "sjlt":
+        return Sketch(kind="sjlt", k=config.k, seed=config.sketch_seed, nonzeros=config.nonzeros)
+    return Sketch(kind=config.sketch, k=config.k, seed=config.sketch_seed)
