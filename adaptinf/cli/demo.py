@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # its model loads in a blink, again and again
     base = SETTINGS if arguments.data is None else {**BUNDLE, "data": {**BUNDLE["data"], "root": str(arguments.data)}}
     settings = to_dict(read_settings(arguments, base))
     configs = [_config_of(strategy, settings) for strategy in arguments.strategies]

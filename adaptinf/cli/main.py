@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from adaptinf import __version__
@@ -31,6 +32,7 @@ CLOSED = 141
 
 def main(words: Sequence[str] | None = None) -> int:
     """The exit code: 0 done, 1 doctor found a fault, 2 an error was explained, 130 interrupted, 141 output closed."""
+    warnings.filterwarnings("ignore", message="`(is_)?gradient_checkpointing", category=FutureWarning)  # peft's
     try:
         arguments = parse(sys.argv[1:] if words is None else words)
         return arguments.execute(arguments)

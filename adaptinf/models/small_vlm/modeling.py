@@ -126,6 +126,7 @@ class SmallVlm(_Base, GenerationMixin):
         super().__init__(config)
         self.model = SmallVlmModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.loss_type = "ForCausalLM"
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
