@@ -13,7 +13,7 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 ADAPTINF_PROGRESS=0 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick lint format environment clean
+.PHONY: help demo test quick bench lint format environment clean
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ test: $(INSTALLED) lint ## lint, type check and the whole test suite with covera
 
 quick: $(INSTALLED) ## the tests that take no more than seconds each
 	$(PYTEST) -n $(WORKERS) -m "not slow" -q
+
+bench: $(INSTALLED) ## time the native kernels against their references
+	$(BIN)/python -m pytest benchmarks --benchmark-group-by=group
 
 lint: $(INSTALLED) ## ruff and pyright
 	$(BIN)/ruff check .
