@@ -171,7 +171,9 @@ class _Pass:
             scale = torch.ones_like(where.answer_lengths) if self.loss == "sum" else where.answer_lengths
             per_token = (1.0 / scale.float()).repeat_interleave(where.answer_lengths)
             answers.backward((token.grad_hidden * per_token[:, None]).to(answers.dtype))
-        self.flops += lm.flops([len(e.input_ids) for e in batch], backward_layers=self._depth() if backward else 0)
+        lengths = [len(encoded.input_ids) for encoded in batch]
+        pixels = inputs["pixel_values"].numel() if "pixel_values" in inputs else 0
+        self.flops += lm.flops(lengths, backward_layers=self._depth() if backward else 0, pixels=pixels)
         return self._collect(batch, where, states.detach(), token, weight, bias)
 
     def _depth(self) -> int:

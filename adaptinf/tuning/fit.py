@@ -140,8 +140,9 @@ class _Flops:
     lm: LanguageModel
     total: float = 0.0
 
-    def __call__(self, lengths: Sequence[int]) -> None:
-        self.total += self.lm.flops(lengths, backward_layers=len(self.lm.decoder_layers), weight_gradients=True)
+    def __call__(self, lengths: Sequence[int], pixels: int) -> None:
+        layers = len(self.lm.decoder_layers)
+        self.total += self.lm.flops(lengths, backward_layers=layers, weight_gradients=True, pixels=pixels)
 
 
 class _Trainer(Trainer):
@@ -151,7 +152,8 @@ class _Trainer(Trainer):
     count_flops: _Flops
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        self.count_flops(inputs.pop("lengths"))
+        pixels = inputs["pixel_values"].numel() if "pixel_values" in inputs else 0
+        self.count_flops(inputs.pop("lengths"), pixels)
         ids = inputs.pop("ids")
         loss = super().compute_loss(model, inputs, *args, **kwargs)
         assert isinstance(loss, Tensor)  # only prediction_step asks for the outputs too

@@ -271,3 +271,12 @@ def test_features_round_trip_and_never_mix(make_lm: MakeLm, samples: list[Sample
     other = extract(lm, samples[4:], sketch=Sketch(kind="sjlt", k=64, seed=4), parameters="linear")
     with pytest.raises(IdentityError, match="sketch"):
         one.concat(other)
+
+
+def test_pictures_cost_flops(make_lm: MakeLm, samples: list[Sample]) -> None:
+    lm = make_lm("llava")
+    text = [s for s in samples if not s.images]
+    seen = extract(lm, [s for s in samples if s.images], scores=("nll",)).flops
+    assert extract(lm, text, scores=("nll",)).flops < lm.flops([512] * len(text))
+    tokens = [len(lm.encoder.encode(s).input_ids) for s in samples if s.images]
+    assert seen > lm.flops(tokens)  # the language model alone, without the vision tower
