@@ -128,7 +128,11 @@ def test_interrupting_says_how_to_continue(
         raise AssertionError("SIGINT did not arrive")
 
     monkeypatch.setattr(adaptinf, "run", interrupt)
-    assert main(["run", str(config_file)]) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
+    try:
+        assert main(["run", str(config_file)]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "run again with the same directory to continue" in capsys.readouterr().err
 
 
