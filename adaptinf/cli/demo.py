@@ -13,7 +13,7 @@ from adaptinf.config import RunConfig, load_config, to_dict
 
 STRATEGIES = ("random_replay", "paper")
 BASELINES = ("sequential", "multitask", "random_replay")
-POOL_BUDGET = 0.5
+POOL_BUDGET = 0.8
 """Share of all samples so far that the pool keeps after a step, unless the command line says another."""
 
 SETTINGS: dict[str, Any] = {

@@ -65,7 +65,7 @@ def test_demo_runs_both_strategies_at_an_equal_budget(calls: list[Any], tmp_path
     ]
     assert [out for _, out in calls] == [tmp_path / "random_replay", tmp_path / "paper"]
     assert all(config.training.steps == 1 for config, _ in calls)
-    assert [config.pruning.pool_budget for config, _ in calls] == [None, 0.5]
+    assert [config.pruning.pool_budget for config, _ in calls] == [None, 0.8]
 
 
 def test_demo_on_a_bundle(calls: list[Any], tmp_path: Path) -> None:
