@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from adaptinf.errors import MissingDependencyError
-from adaptinf.models.durable import publish
+from adaptinf.store import publish
 
 _FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _END = "<|im_end|>"

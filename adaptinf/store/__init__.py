@@ -13,12 +13,14 @@ from adaptinf.store.io import (
     write_table,
     write_tensors,
 )
+from adaptinf.store.publish import publish
 
 __all__ = [
     "create",
     "digest",
     "is_complete",
     "manifest",
+    "publish",
     "read_json",
     "read_table",
     "read_tensors",

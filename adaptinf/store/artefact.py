@@ -17,7 +17,7 @@ from typing import Any
 
 from adaptinf.errors import ArtefactError, IdentityError
 from adaptinf.store import fault
-from adaptinf.store.io import read_json, sync_directory, write_json
+from adaptinf.store.io import read_json, sync, write_json
 
 SUCCESS = "_SUCCESS"
 UNHASHED = frozenset({"timing.json"})
@@ -43,19 +43,19 @@ def create(path: Path, identity: dict[str, Any]) -> Iterator[Path]:
     fault.point(f"{name}:written")
     files = sorted(file for file in staging.rglob("*") if file.is_file())
     for file in files:
-        _sync_file(file)
+        sync(file)
     hashes = {
         file.relative_to(staging).as_posix(): {"sha256": _sha256(file), "bytes": file.stat().st_size}
         for file in files
         if file.name not in UNHASHED
     }
     write_json(staging / SUCCESS, {"schema": 1, "identity": identity, "files": hashes})
-    _sync_file(staging / SUCCESS)
+    sync(staging / SUCCESS)
     for folder in (*(folder for folder in staging.rglob("*") if folder.is_dir()), staging):
-        sync_directory(folder)
+        sync(folder)
     fault.point(f"{name}:staged")
     os.replace(staging, path)
-    sync_directory(path.parent)
+    sync(path.parent)
     fault.point(f"{name}:committed")
 
 
@@ -99,11 +99,6 @@ def remove_partial(path: Path) -> None:
 
 def _staging(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
-
-
-def _sync_file(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
 
 
 def _sha256(path: Path) -> str:

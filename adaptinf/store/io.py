@@ -68,7 +68,7 @@ def replace_file(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     fault.point(f"{path.name}:staged")
     os.replace(partial, path)
-    sync_directory(path.parent)
+    sync(path.parent)
     fault.point(f"{path.name}:committed")
 
 
@@ -77,8 +77,8 @@ def json_bytes(value: Any) -> bytes:
     return (_json(value, indent=2) + "\n").encode()
 
 
-def sync_directory(path: Path) -> None:
-    """Make a rename inside ``path`` survive a power cut."""
+def sync(path: Path) -> None:
+    """Make the content of a file, or the renames inside a folder, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

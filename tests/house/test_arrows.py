@@ -89,7 +89,7 @@ def test_no_arrow_points_up(repository: Path, ranks: dict[str, int]) -> None:
         ("adaptinf.data.sample", "def f():\n    import adaptinf.models"),
         ("adaptinf.data.sample", "from ..models import load_model"),
         ("adaptinf.data.sample", "from adaptinf import models"),
-        ("adaptinf.models.presets", "from adaptinf.store import create"),
+        ("adaptinf.data.sample", "from adaptinf.store import create"),
         ("adaptinf.models.presets", "from adaptinf import extract"),
         ("adaptinf.newcomer.file", "import json"),
         ("adaptinf.config", "from adaptinf.errors import ConfigError\nfrom adaptinf.data import Sample"),

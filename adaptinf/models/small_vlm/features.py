@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from adaptinf.data import Image, load_image
-from adaptinf.models.durable import publish
 from adaptinf.progress import progress
+from adaptinf.store import publish
 
 logger = logging.getLogger(__name__)
 _BATCH = 32

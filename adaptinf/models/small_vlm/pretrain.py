@@ -21,13 +21,13 @@ from adaptinf.config import PretrainConfig
 from adaptinf.data import Sample
 from adaptinf.errors import ConfigError, EmptyTaskError, NonFiniteError
 from adaptinf.models.collate import IGNORED, Encoded
-from adaptinf.models.durable import publish
 from adaptinf.models.language_model import LanguageModel
 from adaptinf.models.small_vlm.efficientnet import EfficientNetLite0, pip_weights, state_from_pip
 from adaptinf.models.small_vlm.encoder import END, IMAGE, PAD, SmallVlmEncoder, train_tokenizer
 from adaptinf.models.small_vlm.features import PictureFeatures
 from adaptinf.models.small_vlm.modeling import SmallVlm, SmallVlmConfig
 from adaptinf.progress import progress
+from adaptinf.store import publish
 
 logger = logging.getLogger(__name__)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from adaptinf.store.io import sync
 
 
 def publish(path: Path, write: Callable[[Path], None]) -> None:
@@ -20,21 +21,13 @@ def publish(path: Path, write: Callable[[Path], None]) -> None:
         made = staging / path.name
         write(made)
         for file in sorted([made, *made.rglob("*")]):
-            _sync(file)
+            sync(file)
         if not path.exists():
             try:
                 made.rename(path)
             except OSError:
                 if not path.exists():  # else another process was faster
                     raise
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
