@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, help="bundle of <task>.<split>.jsonl.gz files (default: tasks from pip packages)"
     )
     parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), help="strategies to compare")
-    add_settings(parser)
+    add_settings(parser, base=SETTINGS)
 
 
 def execute(arguments: argparse.Namespace) -> int:

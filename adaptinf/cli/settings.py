@@ -7,14 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adaptinf.config import RunConfig, describe, load_config
+from adaptinf.config import Key, RunConfig, describe, load_config, to_dict
 from adaptinf.errors import ConfigError
 
 
-def add_settings(parser: argparse.ArgumentParser, *places: str) -> None:
-    """Let ``parser`` take these keys and sections (default: every key), listed in its ``--help``."""
+def add_settings(parser: argparse.ArgumentParser, *places: str, base: Mapping[str, Any] | None = None) -> None:
+    """Let ``parser`` take these keys and sections (default: every key), listed in its ``--help``.
+
+    ``base``: the settings that the command starts from, where they are not the defaults.
+    """
+    start = to_dict(load_config(base or {}))
     lines = [
-        f"  {key.name} ({key.type}) = {_show(key.default)}\n      {key.help}"
+        f"  {key.name} ({key.type}) = {_show(_value(start, key))}\n      {key.help}"
         for key in describe()
         if _belongs(key.name, places)
     ]
@@ -66,6 +70,16 @@ def read_settings(arguments: argparse.Namespace, config: Path | Mapping[str, Any
 
 def _belongs(key: str, places: Sequence[str]) -> bool:
     return not places or any(key == place or key.startswith(f"{place}.") for place in places)
+
+
+def _value(settings: Mapping[str, Any], key: Key) -> Any:
+    """What ``settings`` say of a key; of a key inside a list, its default."""
+    value: Any = settings
+    for part in key.name.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return key.default
+        value = value[part]
+    return value
 
 
 def _show(default: object) -> str:

@@ -186,3 +186,12 @@ def test_version_as_a_module(repository: Path) -> None:
     lines = done.stdout.splitlines()
     assert lines[0] == f"adaptinf {adaptinf.__version__}"
     assert any(line.startswith("torch 2") for line in lines)
+
+
+def test_help_of_demo_shows_what_the_demo_starts_from(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["demo", "--help"])
+    shown = capsys.readouterr().out
+    assert "training.epochs (float) = 4" in shown
+    assert "data.train_limit (int | null) = 800" in shown
+    assert "data.tasks[].format (jsonl | llava | parquet | hf) = jsonl" in shown
