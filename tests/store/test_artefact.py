@@ -45,6 +45,7 @@ def test_killed_at_every_point_and_run_again_gives_the_same_bytes(tmp_path: Path
     points = log.read_text().splitlines()
     assert len(points) == len(set(points)) == 2 * 4 + 2
     expected = _tree(tmp_path / "whole")
+    assert not [name for name in expected if ".partial" in name]  # the staging folder became the artefact
     for number, point in enumerate(points):
         root = tmp_path / f"killed{number}"
         root.mkdir()
@@ -62,6 +63,14 @@ def test_nothing_is_left_when_the_writer_raises(tmp_path: Path) -> None:
         (staging / "half").write_text("x")
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_without_its_manifest_is_not_complete(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "value.json").write_text("{}")
+    assert not store.is_complete(tmp_path / "a")
+    with pytest.raises(ArtefactError, match="is incomplete"):
+        store.verify(tmp_path / "a")
 
 
 def test_another_identity_is_an_error_that_names_what_differs(tmp_path: Path) -> None:
