@@ -39,12 +39,12 @@ def run(x: Tensor, k: int, init: str | Tensor, max_iter: int, tol: float, spheri
     else:
         rows = _random(data, k, seed) if init == "random" else _plus_plus(data, k, seed)
         centroids = data.take(rows)
-    threshold = tol * data.variance()
+    threshold, rounding = tol * data.variance(), data.rounding()
     labels, distances = data.assign(centroids)
     n_iter, settled = 0, False
     while n_iter < max_iter and not settled:
         n_iter += 1
-        updated = _update(data, labels, distances, centroids)
+        updated = _update(data, labels, distances, centroids, rounding)
         shift = float((updated - centroids).square().sum())
         centroids = updated
         previous, (labels, distances) = labels, data.assign(centroids)
@@ -90,6 +90,14 @@ class _Data:
         total = sum(float(rows.square().sum()) for _, rows in self.blocks())
         return total / max(1, self.x.numel())
 
+    def rounding(self) -> float:
+        """The distance that a row may have to the mean of N copies of itself."""
+        eps = torch.finfo(torch.float64).eps
+        if self.spherical:
+            return 4 * eps * self.x.shape[1]
+        largest = max((float(rows.abs().max()) for _, rows in self.blocks() if rows.numel()), default=0.0)
+        return self.x.shape[1] * (len(self.x) * eps * largest) ** 2
+
     def distances(self, rows: Tensor, centroids: Tensor) -> Tensor:
         """[n, K]: squared Euclidean, or 1 - cosine."""
         products = rows @ centroids.T
@@ -117,10 +125,10 @@ class _Data:
         return labels, distances
 
 
-def _update(data: _Data, labels: Tensor, distances: Tensor, centroids: Tensor) -> Tensor:
+def _update(data: _Data, labels: Tensor, distances: Tensor, centroids: Tensor, rounding: float) -> Tensor:
     """Means of the clusters; an empty one is given the farthest point of a cluster that has others."""
     k = len(centroids)
-    labels, sizes = _refill(labels, distances, k)
+    labels, sizes = _refill(labels, distances, k, rounding)
     sums = torch.zeros_like(centroids)
     for chunk, rows in data.blocks():
         sums.index_add_(0, labels[chunk], rows)
@@ -129,7 +137,7 @@ def _update(data: _Data, labels: Tensor, distances: Tensor, centroids: Tensor) -
     return torch.where(keep[:, None], centroids, means)
 
 
-def _refill(labels: Tensor, distances: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _refill(labels: Tensor, distances: Tensor, k: int, rounding: float) -> tuple[Tensor, Tensor]:
     sizes = torch.bincount(labels, minlength=k)
     empty = (sizes == 0).nonzero()[:, 0].tolist()
     if not empty:
@@ -137,7 +145,7 @@ def _refill(labels: Tensor, distances: Tensor, k: int) -> tuple[Tensor, Tensor]:
     labels = labels.clone()
     farthest = iter(torch.argsort(distances, descending=True, stable=True).tolist())
     for cluster in empty:
-        point = next((p for p in farthest if sizes[labels[p]] > 1 and distances[p] > 0), None)
+        point = next((p for p in farthest if sizes[labels[p]] > 1 and distances[p] > rounding), None)
         if point is None:  # every point sits on its centroid: fewer distinct rows than clusters
             break
         sizes[labels[point]] -= 1
