@@ -76,9 +76,8 @@ def execute(arguments: argparse.Namespace) -> int:
 def _config_of(strategy: str, settings: dict[str, Any]) -> RunConfig:
     """The settings for one strategy; the baselines keep every sample."""
     config = load_config({**settings, "strategy": strategy})
-    if strategy in BASELINES or config.pruning.pool_budget is not None:
-        return config
-    return replace(config, pruning=replace(config.pruning, pool_budget=POOL_BUDGET))
+    pool_budget = None if strategy in BASELINES else config.pruning.pool_budget or POOL_BUDGET
+    return replace(config, pruning=replace(config.pruning, pool_budget=pool_budget))
 
 
 def _run(config: RunConfig, directory: Path) -> Path:

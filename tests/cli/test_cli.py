@@ -195,3 +195,8 @@ def test_help_of_demo_shows_what_the_demo_starts_from(capsys: pytest.CaptureFixt
     assert "training.epochs (float) = 4" in shown
     assert "data.train_limit (int | null) = 800" in shown
     assert "data.tasks[].format (jsonl | llava | parquet | hf) = jsonl" in shown
+
+
+def test_the_demos_pool_budget_is_for_strategies_that_prune(calls: list[Any], tmp_path: Path) -> None:
+    assert main(["demo", "--out", str(tmp_path), "--pruning.pool_budget", "0.5"]) == 0
+    assert [config.pruning.pool_budget for config, _ in calls] == [None, 0.5]
