@@ -5,12 +5,21 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 namespace adaptinf {
 
 // Numbers of DLPack: type code (0 int, 1 uint, 2 float, 4 bfloat) << 8 | bits; device type 1 CPU, 2 CUDA.
-enum class DType : int64_t { int8 = 0 << 8 | 8, int64 = 0 << 8 | 64 };
+enum class DType : int64_t {
+  int8 = 0 << 8 | 8,
+  int32 = 0 << 8 | 32,
+  int64 = 0 << 8 | 64,
+  float16 = 2 << 8 | 16,
+  float32 = 2 << 8 | 32,
+  float64 = 2 << 8 | 64,
+  bfloat16 = 4 << 8 | 16,
+};
 enum class DeviceType : int64_t { cpu = 1, cuda = 2 };
 
 struct TensorView {
@@ -24,41 +33,51 @@ struct TensorView {
 
 [[noreturn]] inline void fail(const std::string& message) { throw std::invalid_argument(message); }
 
+// The six numbers that `_native.view` makes of a tensor, as pybind11 passes them.
+using Arguments = std::tuple<uint64_t, std::vector<int64_t>, std::vector<int64_t>, int64_t, int64_t, int64_t>;
+
+enum class Access { read, write };  // what is only read may repeat its rows (stride 0)
+
 inline int64_t checked_product(int64_t a, int64_t b, const char* what) {
   int64_t product = 0;
   if (__builtin_mul_overflow(a, b, &product)) fail(std::string(what) + " overflows 64 bits");
   return product;
 }
 
-// A row-major matrix whose rows are contiguous and do not overlap.
-inline TensorView matrix_view(const char* name, uint64_t pointer, const std::vector<int64_t>& shape,
-                              const std::vector<int64_t>& strides, int64_t dtype, DType expected, int64_t device_type,
-                              int64_t device_index) {
+// A tensor of one or two dimensions whose last stride is 1; rows may be apart, and must not overlap where it is written.
+inline TensorView checked_view(const char* name, const Arguments& arguments, const std::vector<DType>& allowed,
+                               size_t dimensions, Access access) {
+  const auto& [pointer, shape, strides, dtype, device_type, device_index] = arguments;
   const std::string who(name);
-  if (shape.size() != 2 || strides.size() != 2) fail(who + ": needs two sizes and two strides");
-  if (shape[0] < 0 || shape[1] < 0) fail(who + ": a size is negative");
-  if (dtype != static_cast<int64_t>(expected))
-    fail(who + ": dtype code " + std::to_string(dtype) + " where " + std::to_string(static_cast<int64_t>(expected)) +
-         " is needed");
+  if (shape.size() != dimensions || strides.size() != dimensions)
+    fail(who + ": needs " + std::to_string(dimensions) + " sizes and as many strides");
+  for (const int64_t size : shape)
+    if (size < 0) fail(who + ": a size is negative");
+  bool known = false;
+  for (const DType one : allowed) known = known || dtype == static_cast<int64_t>(one);
+  if (!known) fail(who + ": dtype code " + std::to_string(dtype) + " is not one of those it takes");
   if (device_type != static_cast<int64_t>(DeviceType::cpu) && device_type != static_cast<int64_t>(DeviceType::cuda))
     fail(who + ": device type " + std::to_string(device_type) + " is neither 1 (CPU) nor 2 (CUDA)");
   if (device_index < 0 || device_index > std::numeric_limits<int>::max()) fail(who + ": device index out of range");
 
-  const int64_t bytes = static_cast<int64_t>(static_cast<uint64_t>(dtype) & 0xff) / 8;
-  if (shape[0] > 0 && shape[1] > 0) {
-    if (shape[1] > 1 && strides[1] != 1) fail(who + ": the last stride must be 1");
-    if (shape[0] > 1 && strides[0] < shape[1]) fail(who + ": rows overlap or run backwards");
-    checked_product(shape[0], shape[1], name);
-    const int64_t span = checked_product(shape[0] - 1, shape[0] > 1 ? strides[0] : 0, name);
-    int64_t end = 0;
-    if (__builtin_add_overflow(span, shape[1], &end)) fail(who + ": overflows 64 bits");
+  const int64_t bytes = (dtype & 0xff) / 8, columns = shape.back();
+  int64_t count = columns;
+  if (dimensions == 2) count = checked_product(shape[0], columns, name);
+  if (count > 0) {
+    if (columns > 1 && strides.back() != 1) fail(who + ": the last stride must be 1");
+    int64_t end = columns;
+    if (dimensions == 2 && shape[0] > 1) {
+      if (strides[0] < (access == Access::write ? columns : 0)) fail(who + ": rows overlap or run backwards");
+      const int64_t span = checked_product(shape[0] - 1, strides[0], name);
+      if (__builtin_add_overflow(span, columns, &end)) fail(who + ": overflows 64 bits");
+    }
     const uint64_t length = static_cast<uint64_t>(checked_product(end, bytes, name));
     if (pointer == 0) fail(who + ": null pointer");
     if (pointer % static_cast<uint64_t>(bytes) != 0) fail(who + ": pointer is not aligned to its dtype");
     if (pointer > std::numeric_limits<uint64_t>::max() - length) fail(who + ": runs past the end of memory");
   }
-  return {reinterpret_cast<void*>(pointer), shape,       strides, expected, static_cast<DeviceType>(device_type),
-          device_index};
+  return {reinterpret_cast<void*>(pointer),       shape,       strides, static_cast<DType>(dtype),
+          static_cast<DeviceType>(device_type), device_index};
 }
 
 }  // namespace adaptinf

@@ -13,6 +13,18 @@ if TYPE_CHECKING:
     import torch
 
 
+DTYPES = {
+    "torch.int8": 0x008,
+    "torch.int32": 0x020,
+    "torch.int64": 0x040,
+    "torch.float16": 0x210,
+    "torch.float32": 0x220,
+    "torch.float64": 0x240,
+    "torch.bfloat16": 0x410,
+}
+"""DLPack's type code << 8 | bits."""
+
+
 @functools.cache
 def _load() -> tuple[ModuleType | None, str]:
     try:
@@ -45,15 +57,29 @@ def reasons_against(device: torch.device) -> list[str]:
 def view(tensor: torch.Tensor) -> tuple[int, list[int], list[int], int, int, int]:
     """``(pointer, shape, strides, dtype, device type, device index)`` of a tensor, in DLPack's numbers."""
     device_type = {"cpu": 1, "cuda": 2}[tensor.device.type]
-    dtype = {"torch.int8": 8, "torch.int64": 64}[str(tensor.dtype)]
     return (
         tensor.data_ptr(),
         list(tensor.shape),
         list(tensor.stride()),
-        dtype,
+        DTYPES[str(tensor.dtype)],
         device_type,
         tensor.device.index or 0,
     )
+
+
+def rows_contiguous(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself where its last stride is 1 and its rows run forwards, as the native module needs; else a copy."""
+    fits = tensor.numel() == 0 or (
+        (tensor.shape[-1] == 1 or tensor.stride(-1) == 1) and all(stride >= 0 for stride in tensor.stride())
+    )
+    return tensor if fits else tensor.contiguous()
+
+
+def threads() -> int:
+    """How many threads torch would use."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 def stream(device: torch.device) -> int:

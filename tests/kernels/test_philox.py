@@ -37,7 +37,7 @@ def test_reference_gives_the_published_vectors(counter: tuple, key: tuple, expec
 def test_native_gives_the_published_vectors(level: str, counter: tuple, key: tuple, expected: tuple) -> None:
     out = torch.empty(1, 4, dtype=torch.int64)
     start = counter[0] | counter[1] << 32
-    native().philox_words(key[0] | key[1] << 32, start, counter[2], counter[3], *view(out), 0, level)
+    native().philox_words(key[0] | key[1] << 32, start, counter[2], counter[3], view(out), 0, level)
     assert tuple(out[0].tolist()) == expected
 
 
@@ -46,7 +46,7 @@ def test_native_gives_the_published_vectors(level: str, counter: tuple, key: tup
 @pytest.mark.parametrize("start", [0, 2**32 - 5, 2**62 + 3])
 def test_words_of_every_instruction_set(level: str, count: int, start: int) -> None:
     out = torch.empty(count, 4, dtype=torch.int64)
-    native().philox_words(2**64 - 7, start, 9, ALL_ONES, *view(out), 0, level)
+    native().philox_words(2**64 - 7, start, 9, ALL_ONES, view(out), 0, level)
     assert torch.equal(out, philox(2**64 - 7, start, count, word2=9, word3=ALL_ONES, impl="reference"))
 
 
@@ -59,7 +59,7 @@ def test_words_of_every_instruction_set(level: str, count: int, start: int) -> N
 )
 def test_signs_of_every_instruction_set(level: str, rows: range, columns: range) -> None:
     out = torch.empty(len(rows), len(columns), dtype=torch.int8)
-    native().philox_signs(philox_key(5, "w"), 2, rows.start, columns.start, *view(out), 0, level)
+    native().philox_signs(philox_key(5, "w"), 2, rows.start, columns.start, view(out), 0, level)
     assert torch.equal(out, signs(5, "w", rows, columns, domain=2, impl="reference"))
     assert torch.equal(out, signs(5, "w", rows, columns, domain=2, impl="native"))
 
@@ -67,7 +67,7 @@ def test_signs_of_every_instruction_set(level: str, rows: range, columns: range)
 def test_native_writes_nothing_outside_its_view() -> None:
     whole = torch.full((9, 400), 77, dtype=torch.int8)
     inner = whole[2:7, 33:290]
-    native().philox_signs(1, 0, 0, 5, *view(inner), 0)
+    native().philox_signs(1, 0, 0, 5, view(inner), 0)
     outside = torch.ones_like(whole, dtype=torch.bool)
     outside[2:7, 33:290] = False
     assert (whole[outside] == 77).all()

@@ -14,5 +14,5 @@ def not_supported_reasons(key: int, start: int, count: int, word2: int, word3: i
 
 def run(key: int, start: int, count: int, word2: int, word3: int, device: torch.device) -> Tensor:
     out = torch.empty(count, 4, dtype=torch.int64, device=device)
-    _native.native().philox_words(key, start, word2, word3, *_native.view(out), _native.stream(device))
+    _native.native().philox_words(key, start, word2, word3, _native.view(out), _native.stream(device))
     return out

@@ -16,5 +16,5 @@ def not_supported_reasons(
 
 def run(key: int, domain: int, row: int, rows: int, column: int, columns: int, device: torch.device) -> Tensor:
     out = torch.empty(rows, columns, dtype=torch.int8, device=device)
-    _native.native().philox_signs(key, domain, row, column, *_native.view(out), _native.stream(device))
+    _native.native().philox_signs(key, domain, row, column, _native.view(out), _native.stream(device))
     return out

@@ -1,0 +1,28 @@
+// What every folder's bind.cpp needs. Plain functions of numbers: a tensor is the tuple of common/tensor_view.h, checked
+// before anything is touched; the interpreter lock is released while they run.
+#pragma once
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+
+#include "adaptinf_build.h"
+#include "common/cpu_features.h"
+#include "common/tensor_view.h"
+
+namespace adaptinf {
+
+namespace py = pybind11;
+using namespace py::literals;
+using GilReleased = py::call_guard<py::gil_scoped_release>;
+
+// The level of that name, "" for the best; fails where this processor lacks it.
+CpuLevel parse_level(const std::string& name);
+
+[[noreturn]] inline void no_cuda() { fail(std::string("this module has no CUDA part: ") + ADAPTINF_CUDA_REASON); }
+
+// One per folder.
+void bind_sketch(py::module_& module);
+
+}  // namespace adaptinf
