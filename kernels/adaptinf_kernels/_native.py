@@ -68,7 +68,7 @@ def view(tensor: torch.Tensor) -> tuple[int, list[int], list[int], int, int, int
 
 
 def rows_contiguous(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor itself where its last stride is 1 and its rows run forwards, as the native module needs; else a copy."""
+    """The tensor, or a copy of it where its last stride is not 1 or its rows run backwards: the native module needs both."""
     fits = tensor.numel() == 0 or (
         (tensor.shape[-1] == 1 or tensor.stride(-1) == 1) and all(stride >= 0 for stride in tensor.stride())
     )
