@@ -68,10 +68,8 @@ def view(tensor: torch.Tensor) -> tuple[int, list[int], list[int], int, int, int
 
 
 def rows_contiguous(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor, or a copy of it where its last stride is not 1 or its rows run backwards: the native module needs both."""
-    fits = tensor.numel() == 0 or (
-        (tensor.shape[-1] == 1 or tensor.stride(-1) == 1) and all(stride >= 0 for stride in tensor.stride())
-    )
+    """The tensor, or a contiguous copy where its last stride is not 1, which the native module needs."""
+    fits = tensor.numel() == 0 or tensor.shape[-1] == 1 or tensor.stride(-1) == 1
     return tensor if fits else tensor.contiguous()
 
 
