@@ -62,8 +62,9 @@ class GradientSink:
         if self.squared_norms is None:
             grad_sketch_linear(x, g, segments, sketch, name=name, add_to=features)
         else:
-            _, squared = grad_sketch_linear(x, g, segments, sketch, name=name, add_to=features, return_norms=True)
-            self.squared_norms += squared
+            done = grad_sketch_linear(x, g, segments, sketch, name=name, add_to=features, return_norms=True)
+            assert done.squared_norms is not None  # asked for above
+            self.squared_norms += done.squared_norms
 
 
 class _Tap(torch.autograd.Function):

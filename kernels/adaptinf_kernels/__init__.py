@@ -13,22 +13,33 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adaptinf_kernels._native import build_info
     from adaptinf_kernels.errors import NotSupportedError
-    from adaptinf_kernels.grad_sketch.api import grad_sketch_linear
+    from adaptinf_kernels.grad_sketch_embedding.api import grad_sketch_embedding
+    from adaptinf_kernels.grad_sketch_linear.api import grad_sketch_linear
+    from adaptinf_kernels.grad_sketch_lora.api import grad_sketch_lora
+    from adaptinf_kernels.grad_sketch_vector.api import grad_sketch_bias, grad_sketch_norm
     from adaptinf_kernels.kmeans.api import KMeansResult, kmeans
     from adaptinf_kernels.project.api import project
     from adaptinf_kernels.semdedup.api import SemDedupResult, semdedup
     from adaptinf_kernels.signs.api import signs
     from adaptinf_kernels.sketch.definition import Sketch
+    from adaptinf_kernels.sketch.preconditioner import Preconditioner
+    from adaptinf_kernels.sketch.samples import GradSketch
     from adaptinf_kernels.token_scores.api import TokenScores, token_scores
 
 __all__ = [
+    "GradSketch",
     "KMeansResult",
     "NotSupportedError",
+    "Preconditioner",
     "SemDedupResult",
     "Sketch",
     "TokenScores",
     "build_info",
+    "grad_sketch_bias",
+    "grad_sketch_embedding",
     "grad_sketch_linear",
+    "grad_sketch_lora",
+    "grad_sketch_norm",
     "kmeans",
     "project",
     "semdedup",
@@ -37,13 +48,19 @@ __all__ = [
 ]
 
 _HOMES = {
+    "GradSketch": "sketch.samples",
     "KMeansResult": "kmeans.api",
     "NotSupportedError": "errors",
+    "Preconditioner": "sketch.preconditioner",
     "SemDedupResult": "semdedup.api",
     "Sketch": "sketch.definition",
     "TokenScores": "token_scores.api",
     "build_info": "_native",
-    "grad_sketch_linear": "grad_sketch.api",
+    "grad_sketch_bias": "grad_sketch_vector.api",
+    "grad_sketch_embedding": "grad_sketch_embedding.api",
+    "grad_sketch_linear": "grad_sketch_linear.api",
+    "grad_sketch_lora": "grad_sketch_lora.api",
+    "grad_sketch_norm": "grad_sketch_vector.api",
     "kmeans": "kmeans.api",
     "project": "project.api",
     "semdedup": "semdedup.api",

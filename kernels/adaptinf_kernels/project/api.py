@@ -27,7 +27,8 @@ def project(
         gradients: [B, D] or [B, d_out, d_in], floating point, any strides; column ``r d_in + c`` is entry (r, c).
         sketch: the random matrix.
         name: the parameter's name; different names give independent matrices.
-        shape: (d_out, d_in) of the parameter. Kinds ``xorts`` and ``kron`` need it for gradients [B, D].
+        shape: (d_out, d_in) of the parameter where gradients are [B, D]; left out, the parameter is a vector [1, D].
+            Kinds ``xorts`` and ``kron`` need it, ``sjlt`` has another matrix for another shape, ``rademacher`` has not.
         scale: False leaves the entries at +-1 (TRAK's convention), so that inner products are ``scale^-2`` too large.
         impl: "auto" or "reference".
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from adaptinf_kernels.sketch.columns import Columns, accumulator, finish, row_blocks, working_dtype
+from adaptinf_kernels.sketch.columns import Columns, accumulator, blocks, finish, working_dtype
 from adaptinf_kernels.sketch.definition import Sketch
 from adaptinf_kernels.sketch.tables import kron_factors
 from torch import Tensor
@@ -24,10 +24,11 @@ def run(gradients: Tensor, shape: tuple[int, int], sketch: Sketch, name: str) ->
             weight = _copy(gradient, dtype).view(shape)
             row.copy_((p_out @ weight @ p_in.T).flatten())
     else:
-        for first, last in row_blocks(sketch, shape):
-            columns = Columns(sketch, name, shape, first, last, total)
+        for rows, columns in blocks(sketch, shape):
+            block = Columns(sketch, name, shape, rows, columns, total)
+            first = rows.start * shape[1] + columns.start
             for sample, gradient in enumerate(gradients):
-                columns.add(sample, _copy(gradient[first * shape[1] : last * shape[1]], dtype))
+                block.add(sample, _copy(gradient[first : first + len(rows) * len(columns)], dtype))
     return finish(sketch, total).float()
 
 

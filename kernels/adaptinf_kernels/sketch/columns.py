@@ -17,31 +17,37 @@ _ENTRIES = 1 << 22
 """Entries of a table held at once."""
 
 
-def row_blocks(sketch: Sketch, shape: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """(first, last) rows of the weight per block."""
-    per_column = {"rademacher": sketch.k, "sjlt": sketch.nonzeros, "xorts": sketch.repetitions, "kron": 1}[sketch.kind]
-    rows = max(1, _ENTRIES // (per_column * max(1, shape[1])))
-    for first in range(0, shape[0], rows):
-        yield first, min(first + rows, shape[0])
+def blocks(sketch: Sketch, shape: tuple[int, int]) -> Iterator[tuple[range, range]]:
+    """Rows and columns of the weight, piece by piece; a piece has whole rows, or lies in one row."""
+    entries = max(1, _ENTRIES // {"rademacher": sketch.k, "sjlt": sketch.nonzeros}.get(sketch.kind, 1))
+    columns = max(1, min(shape[1], entries))
+    rows = entries // columns if columns == shape[1] else 1
+    for row in range(0, shape[0], rows):
+        for column in range(0, shape[1], columns):
+            yield range(row, min(row + rows, shape[0])), range(column, min(column + columns, shape[1]))
 
 
 class Columns:
-    """The sketch matrix at the entries of rows ``first`` to ``last`` of a weight of ``shape``, for kinds but kron.
+    """The sketch matrix at the entries of one of the :func:`blocks` of a weight of ``shape``, for kinds but kron.
 
     ``total`` is the accumulator that its columns are added to.
     """
 
-    def __init__(self, sketch: Sketch, name: str, shape: tuple[int, int], first: int, last: int, total: Tensor) -> None:
+    def __init__(
+        self, sketch: Sketch, name: str, shape: tuple[int, int], rows: range, columns: range, total: Tensor
+    ) -> None:
         self.total, device = total, total.device
-        start, stop = first * shape[1], last * shape[1]
         self._signs = self._codes = None
         if sketch.kind == "rademacher":
-            self._signs = rademacher_block(sketch, name, start, stop, device).to(total.dtype)
+            first = rows.start * shape[1] + columns.start
+            count = len(rows) * len(columns)
+            self._signs = rademacher_block(sketch, name, first, first + count, device).to(total.dtype)
         elif sketch.kind == "sjlt":
-            self._codes = sjlt_codes(sketch, name, start, stop, device)
+            self._codes = sjlt_codes(sketch, name, rows, columns, device)
         else:
-            rows = xorts_codes(sketch, name, 0, shape[0], device)[:, first:last, None]
-            self._codes = (rows ^ xorts_codes(sketch, name, 1, shape[1], device)[:, None, :]).flatten(1)
+            row_codes = xorts_codes(sketch, name, 0, shape[0], device)[:, rows.start : rows.stop, None]
+            column_codes = xorts_codes(sketch, name, 1, shape[1], device)[:, None, columns.start : columns.stop]
+            self._codes = (row_codes ^ column_codes).flatten(1)
 
     def add(self, sample: int, values: Tensor) -> None:
         """Add the sketch of ``values``, a contiguous vector of these entries, to a sample's row."""

@@ -15,8 +15,8 @@ from adaptinf_kernels.signs.ops import OP as SIGNS
 from adaptinf_kernels.sketch.definition import Sketch, philox_key
 from torch import Tensor
 
-_SIGNS, _SJLT, _XORTS, _KRON_OUT, _KRON_IN = range(5)
-"""The last counter word: which table the words are for."""
+_SIGNS, _XORTS, _KRON_OUT, _KRON_IN, _TILE, _TILE_SIGN = 0, 2, 3, 4, 256, 512
+"""The last counter word: what the words are for. The last two are of sjlt, one for each of up to 256 slices."""
 
 _CACHE_BYTES = 256 << 20
 
@@ -48,23 +48,33 @@ class _Cache:
 _cache = _Cache(_CACHE_BYTES)
 
 
-def sjlt_codes(sketch: Sketch, name: str, start: int, stop: int, device: torch.device) -> Tensor:
-    """int64 [s, stop - start]: the nonzeros of columns start to stop.
+def sjlt_codes(sketch: Sketch, name: str, rows: range, columns: range, device: torch.device) -> Tensor:
+    """int64 [s, len(rows) * len(columns)]: the nonzeros of a block of a weight's entries.
 
-    Nonzero t lies in rows ``t k // s`` to ``(t + 1) k // s``. With w = word ``t mod 4`` of Philox at counter
-    ``(column, t div 4, 1)``: the row is ``(w >> 1) * size >> 31`` from the slice's first, negative where w is odd.
+    With (p, q) = ``sketch.tile``, entry (r, c) lies in tile (r div p, c div q). Words 0 and 1 of Philox at counter
+    ``(c div q, r div p, 256 + t)`` (64 + 32 + 32 bits) rotate that tile in slice t: by ``a = w_0 p >> 32`` rows and
+    ``b = w_1 q >> 32`` columns. The entry's row of the sketch matrix is
+    ``t p q + ((r + a) mod p) q + (c + b) mod q``, its sign entry (r, c) of the sign matrix of domain ``512 + t``.
     """
 
     def make() -> Tensor:
-        key, k, s = philox_key(sketch.seed, name), sketch.k, sketch.nonzeros
-        codes = torch.empty(s, stop - start, dtype=torch.int64, device=device)
-        calls = [philox(key, start, stop - start, word2=i, word3=_SJLT, device=device) for i in range(-(-s // 4))]
-        for t, word in enumerate(torch.cat(calls, dim=1).unbind(1)[:s]):
-            first, last = t * k // s, (t + 1) * k // s
-            codes[t] = first + (((word >> 1) * (last - first)) >> 31) + k * (word & 1)
-        return codes
+        key, (p, q) = philox_key(sketch.seed, name), sketch.tile
+        r = torch.arange(rows.start, rows.stop, device=device)[:, None]
+        c = torch.arange(columns.start, columns.stop, device=device)[None, :]
+        first, count = columns.start // q, (columns.stop - 1) // q - columns.start // q + 1
+        codes = torch.empty(sketch.nonzeros, len(rows), len(columns), dtype=torch.int64, device=device)
+        for t in range(sketch.nonzeros):
+            turns = [
+                philox(key, first, count, word2=tile, word3=_TILE + t, device=device)[:, :2]
+                for tile in range(rows.start // p, (rows.stop - 1) // p + 1)
+            ]
+            turn = torch.stack(turns)[r // p - rows.start // p, c // q - first]  # [rows, columns, 2]
+            row, column = (r + (turn[..., 0] * p >> 32)) % p, (c + (turn[..., 1] * q >> 32)) % q
+            signs = SIGNS("auto", key, _TILE_SIGN + t, rows.start, len(rows), columns.start, len(columns), device)
+            codes[t] = t * p * q + row * q + column + sketch.k * (signs < 0)
+        return codes.flatten(1)
 
-    return _cache.get((sketch, name, start, stop, device), make)
+    return _cache.get((sketch, name, rows, columns, device), make)
 
 
 def xorts_codes(sketch: Sketch, name: str, side: int, size: int, device: torch.device) -> Tensor:

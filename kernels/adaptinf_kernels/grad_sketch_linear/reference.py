@@ -1,6 +1,6 @@
 """Sketches of ``G_b^T X_b``, one sample at a time.
 
-sjlt and rademacher form the gradient in blocks of rows; xorts and kron never do.
+sjlt and rademacher form the gradient in blocks; xorts and kron never do.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import functools
 
 import torch
-from adaptinf_kernels.sketch.columns import Columns, accumulator, finish, row_blocks, working_dtype
+from adaptinf_kernels.sketch.columns import Columns, accumulator, blocks, finish, working_dtype
 from adaptinf_kernels.sketch.definition import Sketch
+from adaptinf_kernels.sketch.preconditioner import State, direction
 from adaptinf_kernels.sketch.tables import kron_factors, xorts_codes
 from torch import Tensor
 
@@ -21,14 +22,14 @@ _NORM_ENTRIES = 1 << 20
 
 
 def not_supported_reasons(
-    x: Tensor, grad_out: Tensor, cu_seqlens: Tensor, sketch: Sketch, name: str, norms: bool
+    x: Tensor, grad_out: Tensor, cu_seqlens: Tensor, sketch: Sketch, name: str, state: State, norms: bool
 ) -> list[str]:
     """None: it runs everywhere."""
     return []
 
 
 def run(
-    x: Tensor, grad_out: Tensor, cu_seqlens: Tensor, sketch: Sketch, name: str, norms: bool
+    x: Tensor, grad_out: Tensor, cu_seqlens: Tensor, sketch: Sketch, name: str, state: State, norms: bool
 ) -> tuple[Tensor, Tensor]:
     """([B, k] with entries of +-1, squared norms [B] or [0]), both float32."""
     segments = _segments(x, grad_out, cu_seqlens)
@@ -36,7 +37,17 @@ def run(
     total = accumulator(sketch, len(cu_seqlens) - 1, dtype, device)
     squares = torch.zeros(len(cu_seqlens) - 1 if norms else 0, dtype=torch.float64, device=device)
     if sketch.kind in ("sjlt", "rademacher"):
-        _by_blocks(segments, sketch, name, (grad_out.shape[1], x.shape[1]), total, squares)
+        shape = grad_out.shape[1], x.shape[1]
+        for rows, columns in blocks(sketch, shape):
+            block = Columns(sketch, name, shape, rows, columns, total)
+            part = (slice(rows.start, rows.stop), slice(columns.start, columns.stop))
+            form, first, second, numbers = state
+            of_part = form, None if first is None else first[part], None if second is None else second[part], numbers
+            for index, x_b, g_b in segments:
+                gradient = direction(g_b[:, part[0]].T @ x_b[:, part[1]], of_part)
+                block.add(index, gradient.flatten())
+                if norms:
+                    squares[index] += gradient.double().square().sum()
         return finish(sketch, total).float(), squares.float()
     z = total[:, : sketch.k]
     for index, x_b, g_b in segments:
@@ -56,23 +67,6 @@ def _segments(x: Tensor, grad_out: Tensor, cu_seqlens: Tensor) -> list[tuple[int
     bounds = cu_seqlens.tolist()
     spans = [(i, bounds[i], bounds[i + 1]) for i in range(len(bounds) - 1) if bounds[i + 1] > bounds[i]]
     return [(i, copy(x[start:stop]), copy(grad_out[start:stop])) for i, start, stop in spans]
-
-
-def _by_blocks(
-    segments: list[tuple[int, Tensor, Tensor]],
-    sketch: Sketch,
-    name: str,
-    shape: tuple[int, int],
-    total: Tensor,
-    squares: Tensor,
-) -> None:
-    for first, last in row_blocks(sketch, shape):
-        columns = Columns(sketch, name, shape, first, last, total)
-        for index, x_b, g_b in segments:
-            block = (g_b[:, first:last].T @ x_b).flatten()
-            columns.add(index, block)
-            if len(squares):
-                squares[index] += block.double().square().sum()
 
 
 def _squared_norm(x_b: Tensor, g_b: Tensor) -> Tensor:
