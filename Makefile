@@ -22,7 +22,7 @@ demo: $(INSTALLED) ## run random replay and Adapt-infinity on a stream of five t
 	$(BIN)/adaptinf demo --out runs/demo
 
 test: $(INSTALLED) lint ## lint, type check and the whole test suite with coverage
-	$(PYTEST) -n $(WORKERS) --dist loadgroup --cov=adaptinf --cov-report=term --cov-fail-under=85
+	$(PYTEST) -n $(WORKERS) --cov=adaptinf --cov-report=term --cov-fail-under=85
 
 quick: $(INSTALLED) ## the tests that take no more than seconds each
 	$(PYTEST) -n $(WORKERS) -m "not slow" -q

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -18,6 +19,23 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 settings.register_profile("repeat", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, print_blob=True)
 settings.load_profile("repeat")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests go to workers one by one, but interpreted kernels file by file: a file has a process of its own.
+
+    (`xdist_group` would do, but xdist 3.8 does not see the mark under pytest 9.2.)
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if "kernels/triton/" in file else nodeid
+
+    return Scheduling(config, log)
+
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
