@@ -24,5 +24,6 @@ CpuLevel parse_level(const std::string& name);
 
 // One per folder.
 void bind_sketch(py::module_& module);
+void bind_token_scores(py::module_& module);
 
 }  // namespace adaptinf

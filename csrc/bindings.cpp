@@ -33,5 +33,6 @@ PYBIND11_MODULE(_C, module) {
   using namespace adaptinf;
   module.doc() = "Native kernels of adaptinf. Tensors are (pointer, shape, strides, dtype, device type, device index).";
   bind_sketch(module);
+  bind_token_scores(module);
   module.def("build_info", &build_info, "What this module was built with, and what this processor has.");
 }

@@ -12,7 +12,7 @@ inline CpuLevel cpu_level() {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl"))
       return CpuLevel::avx512;
-    return __builtin_cpu_supports("avx2") ? CpuLevel::avx2 : CpuLevel::portable;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? CpuLevel::avx2 : CpuLevel::portable;
   }();
   return level;
 #else

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import pytest
 import torch
-from adaptinf_kernels import TokenScores, token_scores
+from adaptinf_kernels import TokenScores
 from adaptinf_kernels.token_scores import reference
+from adaptinf_kernels.token_scores.api import token_scores as any_token_scores
+from adaptinf_kernels.token_scores.ops import OP
 from torch import Tensor
 
 EPS32 = torch.finfo(torch.float32).eps
+
+
+@pytest.fixture(params=["reference", "native"])
+def token_scores(request: pytest.FixtureRequest) -> Any:
+    """The function, by one of the implementations of the CPU."""
+    reasons = OP.not_supported_reasons(request.param, torch.ones(1, 1), None, torch.zeros(1), None, False)
+    if reasons:
+        pytest.skip("; ".join(reasons))
+    return functools.partial(any_token_scores, impl=request.param)
 
 
 def problem(
@@ -65,36 +79,37 @@ def assert_close(found: TokenScores, parts: tuple) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "width", "vocabulary"), [(1, 1, 2), (63, 20, 1000), (500, 7, 33), (17, 64, 5003), (9, 5, 1)]
+    ("tokens", "width", "vocabulary"),
+    [(1, 1, 2), (63, 20, 1000), (500, 7, 33), (17, 64, 5003), (33, 700, 900), (9, 5, 1)],
 )
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_equals_autograd(tokens: int, width: int, vocabulary: int, with_bias: bool) -> None:
+def test_equals_autograd(token_scores: Any, tokens: int, width: int, vocabulary: int, with_bias: bool) -> None:
     hidden, weight, bias, labels = problem(tokens, width, vocabulary)
     parts = (hidden, weight, bias if with_bias else None, labels)
     assert_close(token_scores(hidden, weight, labels, bias=parts[2], grad=True), parts)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_other_dtypes(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_other_dtypes(token_scores: Any, dtype: torch.dtype) -> None:
     hidden, weight, bias, labels = problem(40, 30, 700, dtype)
     assert_close(token_scores(hidden, weight, labels, bias=bias, grad=True), (hidden, weight, bias, labels))
 
 
 def test_float64_is_computed_in_float64() -> None:
     hidden, weight, bias, labels = problem(40, 30, 700, torch.float64)
-    found = token_scores(hidden * 30, weight, labels, bias=bias, grad=True)
+    found = any_token_scores(hidden * 30, weight, labels, bias=bias, grad=True)
     for value, truth in zip(found, oracle(hidden * 30, weight, bias, labels, torch.float64), strict=True):
         torch.testing.assert_close(value, truth.float(), rtol=EPS32, atol=1e-12)
 
 
-def test_logits_without_a_head() -> None:
+def test_logits_without_a_head(token_scores: Any) -> None:
     logits, _, _, labels = problem(50, 300, 300)
     before = logits.clone()
     assert_close(token_scores(logits, None, labels, grad=True), (logits, None, None, labels))
     assert torch.equal(logits, before)
 
 
-def test_ignored_tokens_have_entropy_alone() -> None:
+def test_ignored_tokens_have_entropy_alone(token_scores: Any) -> None:
     hidden, weight, _, labels = problem(20, 8, 50)
     found = token_scores(hidden, weight, labels, grad=True)
     ignored = labels == -100
@@ -109,24 +124,28 @@ def test_ignored_tokens_have_entropy_alone() -> None:
 
 def test_bounded_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, weight, bias, labels = problem(33, 24, 501, torch.bfloat16)
-    whole = token_scores(hidden, weight, labels, bias=bias, grad=True)
+    whole = any_token_scores(hidden, weight, labels, bias=bias, grad=True, impl="reference")
     monkeypatch.setattr(reference, "_LOGITS_BYTES", 5 * 501 * 4)
     assert len(reference._tiles(weight, torch.float32)) > 4
-    for value, expected in zip(token_scores(hidden, weight, labels, bias=bias, grad=True), whole, strict=True):
+    for value, expected in zip(
+        any_token_scores(hidden, weight, labels, bias=bias, grad=True, impl="reference"), whole, strict=True
+    ):
         torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_never_holds_all_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     held, logits = [], reference._logits
     monkeypatch.setattr(reference, "_logits", lambda *parts: held.append(logits(*parts)) or held[-1])
-    scores = token_scores(torch.zeros(700, 1), torch.zeros(65_536, 1), torch.zeros(700, dtype=torch.int64))
+    scores = any_token_scores(
+        torch.zeros(700, 1), torch.zeros(65_536, 1), torch.zeros(700, dtype=torch.int64), impl="reference"
+    )
     torch.testing.assert_close(scores.nll, torch.full((700,), 65_536.0).log())
     assert sum(len(block) for block in held) == 700
     assert max(block.nbytes for block in held) <= reference._LOGITS_BYTES
 
 
 @pytest.mark.parametrize("scale", [1e4, 1e30])
-def test_sure_predictions(scale: float) -> None:
+def test_sure_predictions(token_scores: Any, scale: float) -> None:
     """Softmax saturates: no NaN, and an EL2N of a right answer is exactly 0."""
     logits = torch.tensor([[1.0, -1.0, 0.5]]) * scale
     right, wrong = (token_scores(logits, None, torch.tensor([label]), grad=True) for label in (0, 1))
@@ -137,14 +156,14 @@ def test_sure_predictions(scale: float) -> None:
     assert torch.equal(wrong.grad_hidden, torch.tensor([[1.0, -1.0, 0.0]]))
 
 
-def test_a_masked_logit() -> None:
+def test_a_masked_logit(token_scores: Any) -> None:
     logits = torch.tensor([[0.0, float("-inf"), 0.0]])
     found = token_scores(logits, None, torch.tensor([0]), grad=True)
     torch.testing.assert_close(found.entropy, torch.tensor([2.0]).log())
     torch.testing.assert_close(found.grad_hidden, torch.tensor([[-0.5, 0.0, 0.5]]))
 
 
-def test_nan_stays_in_its_token() -> None:
+def test_nan_stays_in_its_token(token_scores: Any) -> None:
     hidden, weight, _, labels = problem(6, 8, 50)
     hidden[2, 3] = torch.nan
     found = token_scores(hidden, weight, torch.zeros_like(labels), grad=True)
@@ -154,7 +173,7 @@ def test_nan_stays_in_its_token() -> None:
 
 
 @pytest.mark.parametrize("layout", ["transposed", "strided"])
-def test_layouts(layout: str) -> None:
+def test_layouts(token_scores: Any, layout: str) -> None:
     hidden, weight, _, labels = problem(12, 16, 40)
     expected = token_scores(hidden, weight, labels, grad=True)
     if layout == "transposed":
@@ -165,7 +184,7 @@ def test_layouts(layout: str) -> None:
         torch.testing.assert_close(value, truth, rtol=1e-5, atol=1e-6)
 
 
-def test_no_tokens() -> None:
+def test_no_tokens(token_scores: Any) -> None:
     found = token_scores(torch.zeros(0, 4), torch.zeros(7, 4), torch.zeros(0, dtype=torch.int64), grad=True)
     assert [list(value.shape) for value in found] == [[0]] * 4 + [[0, 4]]
 
@@ -187,9 +206,10 @@ H, W, Y = torch.zeros(3, 4), torch.zeros(7, 4), torch.zeros(3, dtype=torch.int64
         ((H, W, torch.tensor([0, 0, -1])), {}, ValueError, r"labels\[2\]=-1"),
         ((H, W, Y), {"bias": torch.zeros(4)}, ValueError, "bias"),
         ((H, None, Y), {"bias": torch.zeros(4)}, ValueError, "bias"),
-        ((H, W, Y), {"impl": "triton"}, RuntimeError, "only reference"),
+        ((H.double(), W, Y), {"impl": "native"}, RuntimeError, "float64"),
+        ((H, W, Y), {"impl": "cuda"}, ValueError, "choose from"),
     ],
 )
 def test_bad_arguments(arguments: tuple, options: dict, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        token_scores(*arguments, **options)
+        any_token_scores(*arguments, **options)

@@ -1,0 +1,130 @@
+// Arithmetic on tiles of float32, one token per vector lane. Templates that are inlined into functions compiled for an
+// instruction set: `Lanes` floats fill one of its registers, `Rows` rows of two registers fit its register file.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "../common/tensor_view.h"
+
+namespace adaptinf {
+
+#define ADAPTINF_ALWAYS inline __attribute__((always_inline))
+
+template <int Lanes>
+struct Vector {
+  typedef float Float __attribute__((vector_size(4 * Lanes)));
+  typedef int32_t Int __attribute__((vector_size(4 * Lanes)));
+};
+
+// What exp_nonpositive takes for 0: the smallest argument whose exponential is a normal float32.
+constexpr float kSmallestExponent = -87.3f;
+
+// x = max(x, kSmallestExponent), e = exp(x), and 0 for both where x lies below; x <= 0 or NaN. e is within 1 ulp: with
+// n = round(x / ln 2) and r = x - n ln 2, exp(x) = 2^n (1 + r + r^2 q(r)), q a minimax polynomial of error 3e-9.
+template <int Lanes>
+ADAPTINF_ALWAYS void exp_nonpositive(typename Vector<Lanes>::Float& x, typename Vector<Lanes>::Float& e) {
+  using Float = typename Vector<Lanes>::Float;
+  using Int = typename Vector<Lanes>::Int;
+  const Float zero{};
+  const float to_integer = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, in the low bits
+  x = x < kSmallestExponent ? zero + kSmallestExponent : x;
+  const Float shifted = x * 0x1.715476p+0f + to_integer;
+  const Float n = shifted - to_integer;
+  Float r = x - n * 0x1.62e400p-1f;  // ln 2 in two parts, the first short enough for n times it to be exact
+  r = r - n * 0x1.7f7d1cp-20f;
+  Float q = 0x1.6a2434p-10f * r + 0x1.1239e2p-7f;
+  q = q * r + 0x1.5558f2p-5f;
+  q = q * r + 0x1.555492p-3f;
+  q = q * r + 0x1.fffffcp-2f;
+  e = (q * r) * r + r + 1.0f;
+  Int power;
+  std::memcpy(&power, &shifted, sizeof power);
+  power = (power + 127) << 23;
+  Float scale;
+  std::memcpy(&scale, &power, sizeof scale);
+  e = e * scale;
+  const auto gone = x == kSmallestExponent;
+  e = gone ? zero : e;
+  x = gone ? zero : x;
+}
+
+// sums[Rows][2 Lanes] += total
+template <int Lanes, int Rows>
+ADAPTINF_ALWAYS void add_tile(const typename Vector<Lanes>::Float (&total)[2 * Rows], float* sums) {
+#pragma GCC unroll 32
+  for (int i = 0; i < 2 * Rows; ++i) {
+    typename Vector<Lanes>::Float sum;
+    std::memcpy(&sum, sums + Lanes * i, sizeof sum);
+    sum += total[i];
+    std::memcpy(sums + Lanes * i, &sum, sizeof sum);
+  }
+}
+
+// sums[Rows][2 Lanes] += weight[Rows][depth] tokens[depth][2 Lanes]; weight has its own stride between rows. Short
+// partial sums keep the error of long dot products that of blocked ones.
+template <int Lanes, int Rows>
+ADAPTINF_ALWAYS void multiply_rows(const float* weight, int64_t stride, const float* tokens, int64_t depth, float* sums) {
+  using Float = typename Vector<Lanes>::Float;
+  constexpr int64_t kPartial = 96;
+  for (int64_t first = 0; first < depth; first += kPartial) {
+    Float total[2 * Rows]{};
+    const int64_t last = depth - first < kPartial ? depth : first + kPartial;
+    for (int64_t k = first; k < last; ++k) {
+      Float left, right;
+      std::memcpy(&left, tokens + 2 * Lanes * k, sizeof left);
+      std::memcpy(&right, tokens + 2 * Lanes * k + Lanes, sizeof right);
+#pragma GCC unroll 16
+      for (int row = 0; row < Rows; ++row) {
+        const Float factor = weight[row * stride + k] - Float{};
+        total[2 * row] += left * factor;
+        total[2 * row + 1] += right * factor;
+      }
+    }
+    add_tile<Lanes, Rows>(total, sums);
+  }
+}
+
+// sums[Rows][2 Lanes] += weight[rows][Rows]^T p[rows][2 Lanes].
+template <int Lanes, int Rows>
+ADAPTINF_ALWAYS void multiply_columns(const float* weight, int64_t stride, const float* p, int64_t rows, float* sums) {
+  using Float = typename Vector<Lanes>::Float;
+  Float total[2 * Rows]{};
+  for (int64_t n = 0; n < rows; ++n) {
+    Float left, right;
+    std::memcpy(&left, p + 2 * Lanes * n, sizeof left);
+    std::memcpy(&right, p + 2 * Lanes * n + Lanes, sizeof right);
+#pragma GCC unroll 16
+    for (int row = 0; row < Rows; ++row) {
+      const Float factor = weight[n * stride + row] - Float{};
+      total[2 * row] += left * factor;
+      total[2 * row + 1] += right * factor;
+    }
+  }
+  add_tile<Lanes, Rows>(total, sums);
+}
+
+// `count` elements of a row, from `first` on, as float32.
+ADAPTINF_ALWAYS void widen(const TensorView& view, int64_t row, int64_t first, int64_t count, float* target) {
+  const int64_t at = (view.shape.size() == 2 ? row * view.strides[0] : 0) + first;
+  if (view.dtype == DType::float32) {
+    std::memcpy(target, static_cast<const float*>(view.data) + at, static_cast<size_t>(count) * sizeof(float));
+    return;
+  }
+  const uint16_t* source = static_cast<const uint16_t*>(view.data) + at;
+  const bool brain = view.dtype == DType::bfloat16;
+  for (int64_t i = 0; i < count; ++i) {
+    uint32_t bits = static_cast<uint32_t>(source[i]) << 16;
+    if (!brain) {
+      const uint32_t sign = bits & 0x80000000u, shifted = (source[i] & 0x7fffu) << 13;
+      float magnitude;
+      std::memcpy(&magnitude, &shifted, sizeof magnitude);
+      magnitude *= 0x1p112f;  // the difference of the exponents' biases; right for subnormal numbers as well
+      std::memcpy(&bits, &magnitude, sizeof bits);
+      bits = sign | ((source[i] & 0x7c00u) == 0x7c00u ? shifted | 0x7f800000u : bits);
+    }
+    std::memcpy(target + i, &bits, sizeof bits);
+  }
+}
+
+}  // namespace adaptinf
