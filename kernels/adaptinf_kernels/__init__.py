@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from adaptinf_kernels.grad_sketch_vector.api import grad_sketch_bias, grad_sketch_norm
     from adaptinf_kernels.kmeans.api import KMeansResult, kmeans
     from adaptinf_kernels.project.api import project
+    from adaptinf_kernels.project.trak import TrakProjector
     from adaptinf_kernels.semdedup.api import SemDedupResult, semdedup
     from adaptinf_kernels.signs.api import signs
     from adaptinf_kernels.sketch.definition import Sketch
@@ -34,6 +35,7 @@ __all__ = [
     "SemDedupResult",
     "Sketch",
     "TokenScores",
+    "TrakProjector",
     "build_info",
     "grad_sketch_bias",
     "grad_sketch_embedding",
@@ -55,6 +57,7 @@ _HOMES = {
     "SemDedupResult": "semdedup.api",
     "Sketch": "sketch.definition",
     "TokenScores": "token_scores.api",
+    "TrakProjector": "project.trak",
     "build_info": "_native",
     "grad_sketch_bias": "grad_sketch_vector.api",
     "grad_sketch_embedding": "grad_sketch_embedding.api",

@@ -1,12 +1,36 @@
-"""Taking a torch or NumPy matrix, and giving the same family back."""
+"""Taking arrays of torch, NumPy, CuPy or any library that speaks DLPack."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+
+
+class SupportsDLPack(Protocol):
+    """An array of any library: CuPy, JAX, NumPy, ..."""
+
+    def __dlpack__(self, *, stream: Any = None) -> Any: ...
+
+
+Array = Tensor | SupportsDLPack
+
+
+def as_tensor(what: str, values: Array) -> Tensor:
+    """A torch tensor over the same memory, without gradients; a copy of a read-only or reversed NumPy array.
+
+    Raises TypeError where it is no array.
+    """
+    if isinstance(values, Tensor):
+        return values.detach()
+    if isinstance(values, np.ndarray):
+        plain = values if values.flags.writeable and min(values.strides, default=0) >= 0 else values.copy()
+        return torch.from_numpy(plain)
+    if not hasattr(values, "__dlpack__"):
+        raise TypeError(f"{what} must be an array with __dlpack__ (torch, NumPy, CuPy), not {type(values).__name__}")
+    return torch.from_dlpack(values)
 
 
 def as_matrix(what: str, values: Any) -> Tensor:
@@ -14,15 +38,11 @@ def as_matrix(what: str, values: Any) -> Tensor:
 
     Raises TypeError or ValueError with the first row that holds NaN or infinity.
     """
-    if isinstance(values, np.ndarray):
-        values = torch.from_numpy(np.ascontiguousarray(values))
-    if not isinstance(values, Tensor):
-        raise TypeError(f"{what} must be a torch tensor or a NumPy array, not {type(values).__name__}")
+    values = as_tensor(what, values)
     if values.dim() != 2:
         raise ValueError(f"{what} must be [N, d], not {list(values.shape)}")
     if not values.is_floating_point():
         raise TypeError(f"{what} must be floating point, not {values.dtype}")
-    values = values.detach()
     finite = torch.isfinite(values).all(dim=1)
     if not finite.all():
         bad = (~finite).nonzero()[:, 0]

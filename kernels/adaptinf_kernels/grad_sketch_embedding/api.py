@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import adaptinf_kernels.grad_sketch_embedding.ops  # noqa: F401  (registers the op)
 import torch
+from adaptinf_kernels._arrays import Array, as_tensor
 from adaptinf_kernels._dispatch import Impl
 from adaptinf_kernels.sketch.definition import Sketch
 from adaptinf_kernels.sketch.samples import GradSketch, check_cu_seqlens, check_rows, deliver
@@ -11,9 +12,9 @@ from torch import Tensor
 
 
 def grad_sketch_embedding(
-    ids: Tensor,
-    grad_out: Tensor,
-    cu_seqlens: Tensor,
+    ids: Array,
+    grad_out: Array,
+    cu_seqlens: Array,
     sketch: Sketch,
     *,
     name: str,
@@ -47,6 +48,11 @@ def grad_sketch_embedding(
         TypeError: a dtype does not fit.
         NotSupportedError: ``impl`` cannot run on these inputs.
     """
+    ids, grad_out, cu_seqlens = (
+        as_tensor("ids", ids),
+        as_tensor("grad_out", grad_out),
+        as_tensor("cu_seqlens", cu_seqlens),
+    )
     check_rows(grad_out=grad_out)
     check_cu_seqlens(cu_seqlens, grad_out.device)
     if ids.dtype not in (torch.int32, torch.int64):

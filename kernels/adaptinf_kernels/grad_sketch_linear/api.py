@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import adaptinf_kernels.grad_sketch_linear.ops  # noqa: F401  (registers the op)
 import torch
+from adaptinf_kernels._arrays import Array, as_tensor
 from adaptinf_kernels._dispatch import Impl
 from adaptinf_kernels.sketch.definition import Sketch
 from adaptinf_kernels.sketch.preconditioner import NONE, Preconditioner, check_preconditioner
@@ -12,9 +13,9 @@ from torch import Tensor
 
 
 def grad_sketch_linear(
-    x: Tensor,
-    grad_out: Tensor,
-    cu_seqlens: Tensor,
+    x: Array,
+    grad_out: Array,
+    cu_seqlens: Array,
     sketch: Sketch,
     *,
     name: str,
@@ -48,6 +49,7 @@ def grad_sketch_linear(
         TypeError: a dtype does not fit.
         NotSupportedError: ``impl`` cannot run on these inputs.
     """
+    x, grad_out, cu_seqlens = as_tensor("x", x), as_tensor("grad_out", grad_out), as_tensor("cu_seqlens", cu_seqlens)
     check_rows(x=x, grad_out=grad_out)
     check_cu_seqlens(cu_seqlens, x.device)
     if preconditioner is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import adaptinf_kernels.grad_sketch_lora.ops  # noqa: F401  (registers the op)
 import torch
+from adaptinf_kernels._arrays import Array, as_tensor
 from adaptinf_kernels._dispatch import Impl
 from adaptinf_kernels.sketch.definition import Sketch
 from adaptinf_kernels.sketch.preconditioner import NONE, Preconditioner, check_preconditioner
@@ -12,11 +13,11 @@ from torch import Tensor
 
 
 def grad_sketch_lora(
-    x: Tensor,
-    grad_out: Tensor,
-    lora_a: Tensor,
-    lora_b: Tensor,
-    cu_seqlens: Tensor,
+    x: Array,
+    grad_out: Array,
+    lora_a: Array,
+    lora_b: Array,
+    cu_seqlens: Array,
     sketch: Sketch,
     *,
     names: tuple[str, str],
@@ -59,6 +60,11 @@ def grad_sketch_lora(
         TypeError: a dtype does not fit.
         NotSupportedError: ``impl`` cannot run on these inputs.
     """
+    x = as_tensor("x", x)
+    grad_out = as_tensor("grad_out", grad_out)
+    lora_a = as_tensor("lora_a", lora_a)
+    lora_b = as_tensor("lora_b", lora_b)
+    cu_seqlens = as_tensor("cu_seqlens", cu_seqlens)
     check_rows(x=x, grad_out=grad_out)
     check_cu_seqlens(cu_seqlens, x.device)
     rank = lora_a.shape[0] if lora_a.dim() == 2 else -1

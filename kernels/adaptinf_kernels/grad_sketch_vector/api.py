@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import adaptinf_kernels.grad_sketch_vector.ops  # noqa: F401  (registers the op)
 import torch
+from adaptinf_kernels._arrays import Array, as_tensor
 from adaptinf_kernels._dispatch import Impl
 from adaptinf_kernels.sketch.definition import Sketch
 from adaptinf_kernels.sketch.preconditioner import NONE, Preconditioner, check_preconditioner
@@ -12,8 +13,8 @@ from torch import Tensor
 
 
 def grad_sketch_bias(
-    grad_out: Tensor,
-    cu_seqlens: Tensor,
+    grad_out: Array,
+    cu_seqlens: Array,
     sketch: Sketch,
     *,
     name: str,
@@ -31,9 +32,9 @@ def grad_sketch_bias(
 
 
 def grad_sketch_norm(
-    normalised: Tensor,
-    grad_out: Tensor,
-    cu_seqlens: Tensor,
+    normalised: Array,
+    grad_out: Array,
+    cu_seqlens: Array,
     sketch: Sketch,
     *,
     name: str,
@@ -53,9 +54,9 @@ def grad_sketch_norm(
 
 
 def _run(
-    factor: Tensor | None,
-    grad_out: Tensor,
-    cu_seqlens: Tensor,
+    factor: Array | None,
+    grad_out: Array,
+    cu_seqlens: Array,
     sketch: Sketch,
     name: str,
     preconditioner: Preconditioner | None,
@@ -63,6 +64,8 @@ def _run(
     add_to: Tensor | None,
     impl: Impl,
 ) -> GradSketch:
+    factor = None if factor is None else as_tensor("normalised", factor)
+    grad_out, cu_seqlens = as_tensor("grad_out", grad_out), as_tensor("cu_seqlens", cu_seqlens)
     check_rows(grad_out=grad_out, **({} if factor is None else {"normalised": factor}))
     check_cu_seqlens(cu_seqlens, grad_out.device)
     if factor is not None and factor.shape != grad_out.shape:

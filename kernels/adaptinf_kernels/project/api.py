@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import adaptinf_kernels.project.ops  # noqa: F401  (registers the op)
 import torch
+from adaptinf_kernels._arrays import Array, as_tensor
 from adaptinf_kernels._dispatch import Impl
 from adaptinf_kernels.sketch.definition import Sketch
 from torch import Tensor
 
 
 def project(
-    gradients: Tensor,
+    gradients: Array,
     sketch: Sketch,
     *,
     name: str = "",
@@ -30,13 +31,14 @@ def project(
         shape: (d_out, d_in) of the parameter where gradients are [B, D]; left out, the parameter is a vector [1, D].
             Kinds ``xorts`` and ``kron`` need it, ``sjlt`` has another matrix for another shape, ``rademacher`` has not.
         scale: False leaves the entries at +-1 (TRAK's convention), so that inner products are ``scale^-2`` too large.
-        impl: "auto" or "reference".
+        impl: "auto", "reference", "native" or "triton".
 
     Raises:
         ValueError: shapes do not fit.
         TypeError: ``gradients`` is not floating point.
         NotSupportedError: ``impl`` cannot run on these inputs.
     """
+    gradients = as_tensor("gradients", gradients)
     if gradients.dim() not in (2, 3):
         raise ValueError(f"gradients must be [B, D] or [B, d_out, d_in], not {list(gradients.shape)}")
     if not gradients.is_floating_point():
