@@ -75,7 +75,7 @@ def test_memory_is_shared_where_it_can_be() -> None:
 
 
 def test_what_is_no_array_is_named() -> None:
-    with pytest.raises(TypeError, match="grad_out must be an array .* not list"):
+    with pytest.raises(TypeError, match=r"grad_out must be an array .* not list"):
         grad_sketch_linear(np.zeros((1, 1), np.float32), [[0.0]], np.array([0, 1]), SKETCH, name="w")  # type: ignore[arg-type]
 
 
