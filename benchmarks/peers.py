@@ -1,0 +1,81 @@
+"""The other libraries, each built the way its documentation says. All are optional: what is missing is reported."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.case import UnavailableError
+
+
+def module(name: str, distribution: str) -> ModuleType:
+    """Raises UnavailableError with the reason where it does not import."""
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # noqa: BLE001 - a half-installed package may raise anything
+        raise UnavailableError(
+            f"{distribution} does not import here ({type(error).__name__}: {error}); "
+            f"`pip install --no-deps {distribution}`"
+        ) from error
+
+
+def trak_basic(columns: int, k: int, device: torch.device, gradients: Tensor) -> Callable[[], Tensor]:
+    """TRAK's projector without its CUDA kernels: it draws every sign again at each call."""
+    projectors = module("trak.projectors", "traker")
+    projector = projectors.BasicProjector(
+        grad_dim=columns,
+        proj_dim=k,
+        seed=0,
+        proj_type=projectors.ProjectionType.rademacher,
+        device=device,
+        block_size=128,
+        dtype=gradients.dtype,
+    )
+    return lambda: projector.project(gradients, model_id=0)
+
+
+def dattri_basic(columns: int, k: int, device: torch.device, gradients: Tensor) -> Callable[[], Tensor]:
+    """dattri's projector for machines without its CUDA kernels."""
+    projection = module("dattri.func.projection", "dattri")
+    projector = projection.BasicProjector(
+        feature_dim=columns,
+        proj_dim=k,
+        seed=0,
+        proj_type=projection.ProjectionType.rademacher,
+        device=device,
+        block_size=128,
+        dtype=gradients.dtype,
+    )
+    return lambda: projector.project(gradients, ensemble_id=0)
+
+
+def fast_jl(k: int, gradients: Tensor) -> Callable[[], Tensor]:
+    """TRAK's CUDA kernel; float32 and float16 alone, so bfloat16 gradients are handed over as float16."""
+    kernels = module("fast_jl", "fast_jl")
+    blocks = torch.cuda.get_device_properties(gradients.device).multi_processor_count
+    inputs = gradients.half() if gradients.dtype == torch.bfloat16 else gradients
+    return lambda: kernels.project_rademacher_8(inputs, k, 0, blocks)
+
+
+def sjlt(columns: int, k: int, gradients: Tensor) -> Callable[[], Tensor]:
+    """dattri's CUDA kernel."""
+    package = module("sjlt", "sjlt")
+    projection = package.SJLTProjection(columns, k, c=1)
+    return lambda: projection(gradients)
+
+
+def opacus(model: torch.nn.Module) -> Any:
+    """The model wrapped so that a backward leaves ``grad_sample`` on every trainable parameter."""
+    package = module("opacus.grad_sample", "opacus")
+    return package.GradSampleModule(model, batch_first=True, loss_reduction="sum", strict=False)
+
+
+def liger_cross_entropy() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Liger's fused linear cross-entropy, ``(weight, hidden, labels) -> loss``, summed over tokens."""
+    package = module("liger_kernel.transformers", "liger-kernel")
+    return package.LigerFusedLinearCrossEntropyLoss(reduction="sum")
