@@ -27,8 +27,8 @@ test: $(INSTALLED) lint ## lint, type check and the whole test suite with covera
 quick: $(INSTALLED) ## the tests that take no more than seconds each
 	$(PYTEST) -n $(WORKERS) -m "not slow" -q
 
-bench: $(INSTALLED) ## time the native kernels against their references
-	$(BIN)/python -m pytest benchmarks --benchmark-group-by=group
+bench: $(INSTALLED) ## gate and time everything against the peers that are installed; prints the goals (benchmarks/README.md)
+	$(BIN)/python -m benchmarks run
 
 lint: $(INSTALLED) ## ruff and pyright
 	$(BIN)/ruff check .

@@ -20,7 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--only", default="*", help="cases whose name matches this pattern")
     run.add_argument("--rounds", type=int, default=14)
     run.add_argument("--quick", action="store_true", help="tiny shapes, three rounds: to see that everything runs")
-    run.add_argument("--out", type=Path, help="result file instead of benchmarks/results/<hardware>/<day>-<commit>.json")
+    run.add_argument(
+        "--out", type=Path, help="result file instead of benchmarks/results/<hardware>/<day>-<commit>.json"
+    )
     two = commands.add_parser("compare", help="two result files; status 1 where ours became slower")
     two.add_argument("old", type=Path)
     two.add_argument("new", type=Path)
@@ -28,7 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
     gpu.add_argument("--only", default="*", help="cases whose name matches this pattern")
     gpu.add_argument("--dry-run", action="store_true", help="the same with tiny shapes on the CPU; builds nothing")
     gpu.add_argument("--budget", type=float, default=BUDGET, help="seconds for everything (default %(default)s)")
-    gpu.add_argument("--out", type=Path, help="result file instead of benchmarks/results/<hardware>/<day>-<commit>.json")
+    gpu.add_argument(
+        "--out", type=Path, help="result file instead of benchmarks/results/<hardware>/<day>-<commit>.json"
+    )
     options = parser.parse_args(arguments)
     command = "python -m benchmarks " + shlex.join(sys.argv[1:] if arguments is None else arguments)
     try:

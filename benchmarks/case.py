@@ -22,8 +22,8 @@ class UnavailableError(Exception):
 class Setting:
     """Which variant of the cases is built, and where.
 
-    ``suite`` chooses shapes and dtypes, ``scale`` "tiny" shrinks them so that every line of the suite runs in seconds on
-    any machine; ``device`` is where the work is done (the dry run of the GPU suite is tiny and on the CPU).
+    ``suite`` chooses shapes and dtypes, ``scale`` "tiny" shrinks them so that every line of the suite runs in seconds
+    on any machine; ``device`` is where the work is done (the dry run of the GPU suite is tiny and on the CPU).
     """
 
     suite: Suite
@@ -73,8 +73,8 @@ class Contender:
     """One way of doing a case's work.
 
     ``prepare`` imports and builds what is needed, untimed, and returns the function that is timed. It raises
-    UnavailableError (or NotSupportedError of the kernels) where it cannot run. ``outputs`` turns what the timed function
-    returns into what ``gate`` reads, untimed. ``graph``: a CUDA graph of it is tried.
+    UnavailableError (or NotSupportedError of the kernels) where it cannot run. ``outputs`` turns what the timed
+    function returns into what ``gate`` reads, untimed. ``graph``: a CUDA graph of it is tried.
     """
 
     name: str
@@ -88,10 +88,11 @@ class Contender:
 
 @dataclass(frozen=True)
 class Workload:
-    """A case with its inputs made."""
+    """A case with its inputs made; ``samples``: how many a call works through, for a rate in the report."""
 
     shape: dict[str, Any]
     contenders: tuple[Contender, ...]
+    samples: int | None = None
 
 
 @dataclass(frozen=True)

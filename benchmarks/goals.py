@@ -26,11 +26,58 @@ class Goal:
     bound: float
 
 
-def _goals() -> tuple[Goal, ...]:
-    return ()
+def _ratio(
+    suite: str, what: str, case: str, of: str, over: str, relation: str, bound: float, quantity: str = "time"
+) -> Goal:
+    """Two contenders of one case."""
+    return Goal(suite, what, quantity, (case, of), (case, over), relation, bound)
 
 
-GOALS = _goals()
+def _sketched(k: int) -> str:
+    return f"capture, sjlt k={k}"
+
+
+_LORA, _LINEAR = "LoRA r=8 + SJLT", "full Linear"
+_WIDE, _NARROW = "token-scores-128k", "token-scores-49k"
+
+GOALS = (
+    _ratio("cpu", f"{_LORA} k=8192 / plain", "pass-lora", _sketched(8192), "plain", "<=", 1.0),
+    _ratio("cpu", f"{_LORA} k=8192 / plain, ten times the model", "pass-lora-10x", _sketched(8192), "plain", "<=", 1.0),
+    _ratio("cpu", "loop + TRAK / ours, k=512", "pass-lora", "loop + trak k=512", _sketched(512), ">=", 8),
+    _ratio("cpu", "loop + TRAK / ours, k=2048", "pass-lora", "loop + trak k=2048", _sketched(2048), ">=", 28),
+    _ratio("cpu", "loop + TRAK / ours, k=8192", "pass-lora", "loop + trak k=8192", _sketched(8192), ">=", 100),
+    _ratio(
+        "cpu", "one middle layer / full step", "pass-middle", "extract, middle layer", "plain, all weights", "<=", 0.6
+    ),
+    _ratio("cpu", f"{_LINEAR}, xorts / plain", "pass-linear", "capture, xorts", "plain", "<=", 0.85),
+    _ratio("cpu", "TRAK / project dense signs", "project-rademacher", "trak BasicProjector", "native", ">=", 35),
+    _ratio("cpu", "token_scores / head, V=49k", _NARROW, "native", "head, frozen", "<=", 1.1),
+    _ratio("cpu", "token_scores / head, V=128k", _WIDE, "native", "head, frozen", "<=", 1.1),
+    Goal("cpu", "token_scores, V=128k / V=49k: O(T)", "memory", (_WIDE, "native"), (_NARROW, "native"), "<=", 1.1),
+    _ratio("cpu", "LESS / ours, from samples to features", "less", "less", "extract", ">=", 10),
+    _ratio("gpu", f"{_LORA} k=8192 / plain, 1B", "pass-lora-1b", _sketched(8192), "plain", "<=", 1.03),
+    _ratio("gpu", f"{_LORA} k=8192 / plain, 1B", "pass-lora-1b", _sketched(8192), "plain", "<=", 1.02, "memory"),
+    _ratio("gpu", f"{_LORA} k=8192 / plain, 8B", "pass-lora-8b", _sketched(8192), "plain", "<=", 1.03),
+    _ratio("gpu", f"{_LORA} k=8192 / plain, 8B", "pass-lora-8b", _sketched(8192), "plain", "<=", 1.02, "memory"),
+    _ratio(
+        "gpu",
+        "one middle layer / full step",
+        "pass-middle-1b",
+        "extract, middle layer",
+        "plain, all weights",
+        "<=",
+        0.6,
+    ),
+    _ratio("gpu", f"{_LINEAR}, xorts / plain", "pass-linear-1b", "capture, xorts", "plain", "<=", 0.75),
+    _ratio("gpu", f"{_LINEAR}, sjlt / plain", "pass-linear-1b", "capture, sjlt", "plain", "<=", 1.1),
+    _ratio("gpu", "fast_jl / project dense signs", "project-rademacher", "fast_jl", "triton", ">=", 8),
+    Goal("gpu", "project sjlt: share of copy bandwidth", "bandwidth", ("project-sjlt", "triton"), None, ">=", 0.8),
+    _ratio("gpu", "token_scores / Liger, 1B", "token-scores-llama-1b", "triton", "liger", "<=", 1.1),
+    _ratio("gpu", "token_scores / Liger, 8B", "token-scores-llama-8b", "triton", "liger", "<=", 1.1),
+    _ratio("gpu", "LESS / ours, from samples to features", "less-1b", "less", "extract", ">=", 10),
+    _ratio("gpu", "LESS / ours, short samples packed", "less-1b-short", "less", "extract", ">=", 30),
+)
+"""The table of goals; "plain" is forward and backward of the same model and batch with the same trainable set."""
 
 
 def judge(report: Report, goals: tuple[Goal, ...] = GOALS) -> list[GoalResult]:
@@ -43,19 +90,20 @@ def judge(report: Report, goals: tuple[Goal, ...] = GOALS) -> list[GoalResult]:
 
 def _judge(report: Report, goal: Goal) -> GoalResult:
     bound = f"{goal.relation} {goal.bound:g}" + ("" if goal.over is None else "x")
+    what = goal.what if goal.quantity == "time" else f"{goal.what} ({goal.quantity})"
     sides = [goal.of] + ([goal.over] if goal.over else [])
     values = []
     for case, contender in sides:
         value, reason = _value(report, case, contender, goal.quantity)
         if value is None:
-            return GoalResult(goal.what, bound, None, None, reason)
+            return GoalResult(what, bound, None, None, reason)
         values.append(value)
     if goal.over and values[1] == 0:
-        return GoalResult(goal.what, bound, None, None, f"{goal.over[1]} of {goal.over[0]}: {goal.quantity} is 0")
+        return GoalResult(what, bound, None, None, f"{goal.over[1]} of {goal.over[0]}: {goal.quantity} is 0")
     figure = values[0] / values[1] if goal.over else values[0]
     if report.scale == "tiny":
-        return GoalResult(goal.what, bound, figure, None, "tiny shapes: no verdict")
-    return GoalResult(goal.what, bound, figure, figure <= goal.bound if goal.relation == "<=" else figure >= goal.bound)
+        return GoalResult(what, bound, figure, None, "tiny shapes: no verdict")
+    return GoalResult(what, bound, figure, figure <= goal.bound if goal.relation == "<=" else figure >= goal.bound)
 
 
 def _value(report: Report, case: str, contender: str, quantity: Quantity) -> tuple[float | None, str]:

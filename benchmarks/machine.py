@@ -110,7 +110,6 @@ def peaks(device: torch.device, *, tiny: bool) -> dict[str, float]:
     source = torch.rand(numbers, device=device)
     target = torch.empty_like(source)
     found = {"copy": 8 * numbers / _fastest(lambda: target.copy_(source), device)}
-    del source, target
     for dtype in (torch.float32, torch.bfloat16):
         a = torch.randn(side, side, device=device, dtype=dtype)
         b = torch.randn(side, side, device=device, dtype=dtype)

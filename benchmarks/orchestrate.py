@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import os
 import subprocess
@@ -23,7 +23,10 @@ GRACE = 60.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is asked for. ``seconds``: per contender, after which it takes no further rounds; ``budget``: of all."""
+    """What a run is asked for.
+
+    ``seconds``: of one contender, after which it takes no further rounds; ``budget``: of everything.
+    """
 
     suite: str
     scale: str
@@ -46,7 +49,7 @@ def execute(plan: Plan, out: Path | None = None) -> tuple[Report, Path]:
         survey = _survey(plan, folder)
         print(f"{survey['hardware']}: {len(survey['cases'])} cases", file=sys.stderr)
         cases = _measure(plan, survey, folder, deadline)
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = dt.datetime.now(dt.timezone.utc)
     report = Report(
         created=now.isoformat(timespec="seconds"),
         command=plan.command,
@@ -74,6 +77,7 @@ def environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(filter(None, path)),
         "ADAPTINF_PROGRESS": "0",
         "HF_HUB_OFFLINE": "1",
+        "PYTHONWARNINGS": "ignore::FutureWarning",  # of libraries about their own next version
     }
 
 
@@ -84,7 +88,8 @@ def _job(plan: Plan, task: str, out: Path, **more: Any) -> dict[str, Any]:
 def _survey(plan: Plan, folder: Path) -> dict[str, Any]:
     job, answer = folder / "survey.job", folder / "survey.json"
     write_json(job, _job(plan, "survey", answer, only=plan.only))
-    done = subprocess.run([sys.executable, "-m", "benchmarks.worker", str(job)], cwd=ROOT, env=environment())
+    command = [sys.executable, "-m", "benchmarks.worker", str(job)]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), check=False)
     if done.returncode:
         raise ValueError("the survey of this machine failed, see above; is the library's environment complete?")
     found = json.loads(answer.read_text())
@@ -116,9 +121,7 @@ def _work(plan: Plan, survey: dict[str, Any], cases: list[str], results: Path, d
     job = results / "measure.job"
     more = {"rounds": plan.rounds, "seconds": plan.seconds, "peaks": survey["peaks"], "deadline": deadline}
     write_json(job, _job(plan, "measure", results, cases=cases, **more))
-    with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.worker", str(job)], cwd=ROOT, env=environment()
-    ) as worker:
+    with subprocess.Popen([sys.executable, "-m", "benchmarks.worker", str(job)], cwd=ROOT, env=environment()) as worker:
         try:
             code = worker.wait(timeout=max(1.0, deadline + GRACE - time.time()))
         except subprocess.TimeoutExpired:

@@ -17,11 +17,16 @@ def module(name: str, distribution: str) -> ModuleType:
     """Raises UnavailableError with the reason where it does not import."""
     try:
         return importlib.import_module(name)
-    except Exception as error:  # noqa: BLE001 - a half-installed package may raise anything
+    except Exception as error:  # a half-installed package may raise anything
         raise UnavailableError(
             f"{distribution} does not import here ({type(error).__name__}: {error}); "
             f"`pip install --no-deps {distribution}`"
         ) from error
+
+
+def _needs_cuda(what: str, device: torch.device) -> None:
+    if device.type != "cuda":
+        raise UnavailableError(f"{what} has no implementation for {device.type}")
 
 
 def trak_basic(columns: int, k: int, device: torch.device, gradients: Tensor) -> Callable[[], Tensor]:
@@ -56,14 +61,21 @@ def dattri_basic(columns: int, k: int, device: torch.device, gradients: Tensor) 
 
 def fast_jl(k: int, gradients: Tensor) -> Callable[[], Tensor]:
     """TRAK's CUDA kernel; float32 and float16 alone, so bfloat16 gradients are handed over as float16."""
+    _needs_cuda("fast_jl", gradients.device)
     kernels = module("fast_jl", "fast_jl")
     blocks = torch.cuda.get_device_properties(gradients.device).multi_processor_count
     inputs = gradients.half() if gradients.dtype == torch.bfloat16 else gradients
     return lambda: kernels.project_rademacher_8(inputs, k, 0, blocks)
 
 
+def trak(columns: int, k: int, device: torch.device, gradients: Tensor) -> Callable[[], Tensor]:
+    """What TRAK itself would take: its CUDA kernel on a GPU, its plain projector elsewhere."""
+    return fast_jl(k, gradients) if device.type == "cuda" else trak_basic(columns, k, device, gradients)
+
+
 def sjlt(columns: int, k: int, gradients: Tensor) -> Callable[[], Tensor]:
     """dattri's CUDA kernel."""
+    _needs_cuda("the sjlt package", gradients.device)
     package = module("sjlt", "sjlt")
     projection = package.SJLTProjection(columns, k, c=1)
     return lambda: projection(gradients)
@@ -75,7 +87,8 @@ def opacus(model: torch.nn.Module) -> Any:
     return package.GradSampleModule(model, batch_first=True, loss_reduction="sum", strict=False)
 
 
-def liger_cross_entropy() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def liger_cross_entropy(device: torch.device) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Liger's fused linear cross-entropy, ``(weight, hidden, labels) -> loss``, summed over tokens."""
+    _needs_cuda("Liger", device)
     package = module("liger_kernel.transformers", "liger-kernel")
     return package.LigerFusedLinearCrossEntropyLoss(reduction="sum")

@@ -42,6 +42,7 @@ class CaseResult:
     baseline: str
     shape: dict[str, Any] = field(default_factory=dict)
     measurements: list[Measurement] = field(default_factory=list)
+    samples: int | None = None
     seconds: float = 0.0
     reason: str = ""
     not_reached: bool = False

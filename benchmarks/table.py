@@ -51,14 +51,24 @@ def _case(case: CaseResult) -> str:
     if case.reason:
         return f"{title}\n\n{case.reason}"
     baseline = case.find(case.baseline)
-    head = ("contender", "ms", "quartiles", f"/ {case.baseline}", "roofline", "memory", "error / tolerance", "note")
-    return f"{title}\n\n{_rows(head, [_measurement(one, baseline) for one in case.measurements])}"
+    head = (
+        "contender",
+        "ms",
+        "quartiles",
+        f"/ {case.baseline}",
+        "samples/s",
+        "roofline",
+        "memory",
+        "error / tolerance",
+        "note",
+    )
+    return f"{title}\n\n{_rows(head, [_measurement(one, baseline, case.samples) for one in case.measurements])}"
 
 
-def _measurement(one: Measurement, baseline: Measurement | None) -> tuple[str, ...]:
+def _measurement(one: Measurement, baseline: Measurement | None, samples: int | None) -> tuple[str, ...]:
     name = f"**{one.contender}**" if one.ours else one.contender
     if one.times is None:
-        return name, "-", "", "", "", "", _errors(one), f"{one.status}: {one.reason}"
+        return name, "-", "", "", "", "", "", _errors(one), f"{one.status}: {one.reason}"
     milliseconds = {key: one.times[key] * 1e3 for key in ("median", "q25", "q75")}
     ratio = ""
     if baseline is not None and baseline.times is not None:
@@ -68,6 +78,7 @@ def _measurement(one: Measurement, baseline: Measurement | None) -> tuple[str, .
         f"{milliseconds['median']:.4g}",
         f"{milliseconds['q25']:.4g} to {milliseconds['q75']:.4g}",
         ratio,
+        "" if samples is None else f"{samples / one.times['median']:.4g}",
         "" if one.roofline is None else f"{100 * one.roofline:.0f} %",
         "" if one.memory is None else f"{one.memory / 2**20:.1f} MiB",
         _errors(one),
@@ -84,5 +95,7 @@ def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         return "none"
     cells = [[cell.replace("|", "\\|") for cell in row] for row in [head, *rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
+    ]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])

@@ -61,8 +61,8 @@ class CpuClock:
 class CudaClock:
     """Device time between two events, with a cold L2: a buffer twice as large is overwritten before every sample.
 
-    The overwriting also keeps the device busy while the host enqueues, so that a launch costs what it costs in a program
-    that runs ahead of the device.
+    The overwriting also keeps the device busy while the host enqueues, so that a launch costs what it costs in a
+    program that runs ahead of the device.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -109,7 +109,8 @@ def interleave(
 ) -> dict[str, list[float]]:
     """Samples of each: in every round each takes one, in a random order.
 
-    One that has used up its ``seconds`` rests after ``LEAST_ROUNDS`` rounds, so that slow peers cost minutes, not hours.
+    One that has used up its ``seconds`` rests after ``LEAST_ROUNDS`` rounds, so that slow peers cost minutes, not
+    hours.
     """
     order, taken = random.Random(seed), {name: [] for name in samplers}
     spent = dict.fromkeys(samplers, 0.0)

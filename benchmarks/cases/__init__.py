@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from benchmarks.cases import grad_sketch, project, signs, token_scores
+from benchmarks.cases import grad_sketch, less, project, signs, token_scores, whole_pass
 
-CASES = (*project.CASES, *token_scores.CASES, *grad_sketch.CASES, *signs.CASES)
+CASES = (*project.CASES, *token_scores.CASES, *grad_sketch.CASES, *signs.CASES, *whole_pass.CASES, *less.CASES)

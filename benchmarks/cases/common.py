@@ -41,8 +41,8 @@ def implementations(
 ) -> list[Contender]:
     """A contender for each implementation that ``run(impl)`` is to be timed with, under the implementation's name.
 
-    One that cannot run here is reported with its reasons. The reference is the specification, not a competitor: it takes
-    part where ``reference`` says so, and at tiny scale.
+    One that cannot run here is reported with its reasons. The reference is the specification, not a competitor: it
+    takes part where ``reference`` says so, and at tiny scale.
     """
     names = ["triton", "native"] if setting.suite == "gpu" else ["native"]
     if reference or setting.tiny:

@@ -6,7 +6,7 @@ import functools
 import math
 
 import torch
-from adaptinf_kernels import Sketch, grad_sketch_linear, project
+from adaptinf_kernels import GradSketch, Sketch, grad_sketch_linear, project
 from torch import Tensor
 
 from benchmarks.case import Case, Contender, Outputs, Setting, Workload
@@ -37,16 +37,18 @@ def _gate(x: Tensor, grad_out: Tensor, samples: int, sketch: Sketch) -> Close:
     return Close(lambda: features(torch.float64), lambda: features(torch.float32), required=["features"])
 
 
-def _contenders(setting: Setting, x: Tensor, grad_out: Tensor, samples: int, sketch: Sketch, label: str) -> list[Contender]:
+def _contenders(
+    setting: Setting, x: Tensor, grad_out: Tensor, samples: int, sketch: Sketch, label: str
+) -> list[Contender]:
     segments = equal_segments(setting, samples, len(x) // samples)
     flops = sketch_flops(sketch, samples, len(x), grad_out.shape[1], x.shape[1])
     work = cost(flops, [x, grad_out], 4.0 * samples * sketch.k, x.dtype)
 
-    def run(impl: str) -> Tensor:
+    def run(impl: str) -> GradSketch:
         return grad_sketch_linear(x, grad_out, segments, sketch, name="weight", impl=impl)
 
-    def named(value: Tensor) -> Outputs:
-        return {"features": value}
+    def named(value: GradSketch) -> Outputs:
+        return {"features": value.sketch}
 
     gate = _gate(x, grad_out, samples, sketch)
     return implementations(setting, run, gate, named, prefix=f"{label}, ", cost=work)
@@ -92,7 +94,7 @@ def _build(setting: Setting, *, d_out: int, d_in: int, samples: int, tokens: int
 
 def _case(name: str, rank: int, suite: str, d_out: int, d_in: int, samples: int, tokens: int, k: int) -> Case:
     build = functools.partial(_build, d_out=d_out, d_in=d_in, samples=samples, tokens=tokens, k=k)
-    return Case(name, build, "weight gradient", rank, (suite,))  # pyright: ignore[reportArgumentType]
+    return Case(name, build, "weight gradient", rank, (suite,))
 
 
 CASES = (

@@ -49,8 +49,15 @@ def _rademacher(setting: Setting) -> Workload:
 
     contenders = [
         *ours(setting, gradients, sketch),
-        Contender("trak BasicProjector", lambda: peers.trak_basic(columns, k, setting.device, gradients), own, _features),
-        Contender("dattri BasicProjector", lambda: peers.dattri_basic(columns, k, setting.device, gradients), own, _features),
+        Contender(
+            "trak BasicProjector", lambda: peers.trak_basic(columns, k, setting.device, gradients), own, _features
+        ),
+        Contender(
+            "dattri BasicProjector",
+            lambda: peers.dattri_basic(columns, k, setting.device, gradients),
+            Unbiased(lambda: gradients),  # scaled
+            _features,
+        ),
         Contender("stored matrix", cached, own, _features, cost=cost(0, [gradients], signs, gradients.dtype)),
     ]
     if setting.suite == "gpu":
@@ -84,8 +91,7 @@ def _sjlt(setting: Setting) -> Workload:
     copied = cost(0, [gradients], gradients.numel() * gradients.element_size(), gradients.dtype)
     contenders = [
         *ours(setting, gradients, sketch),
-        Contender("index_add, s=1", lambda: index_add(1), own, _features),
-        Contender(f"index_add, s={sketch.nonzeros}", lambda: index_add(sketch.nonzeros), own, _features),
+        Contender("index_add", lambda: index_add(sketch.nonzeros), own, _features),
         Contender(
             "copy",
             copy,

@@ -56,7 +56,7 @@ def _plain(hidden: Tensor, weight: Tensor, labels: Tensor, *, trainable: bool) -
 
 
 def _liger(hidden: Tensor, weight: Tensor, labels: Tensor) -> Any:
-    loss_of = peers.liger_cross_entropy()
+    loss_of = peers.liger_cross_entropy(hidden.device)
     hidden, weight = hidden.detach().requires_grad_(), weight.detach()
 
     def run() -> Outputs:
