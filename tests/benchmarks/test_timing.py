@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import time
 
 import pytest
 
@@ -46,19 +45,21 @@ def test_a_slow_one_rests_after_the_least_rounds(monkeypatch: pytest.MonkeyPatch
     assert len(taken["fast"]) == 20
 
 
-def test_cpu_samples_are_seconds_of_one_call_and_short_functions_are_called_often() -> None:
-    calls = []
+def test_cpu_samples_are_seconds_of_one_call_and_short_functions_are_called_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, collecting = [0.0], []
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
 
     def run() -> None:
-        calls.append(gc.isenabled())
-        time.sleep(0.001)
+        collecting.append(gc.isenabled())
+        now[0] += 0.001
 
     sample, note = CpuClock().sampler(run, graph=False)
-    calls.clear()
-    seconds = sample()
-    assert 0.001 <= seconds < 0.05
-    assert len(calls) >= 2
-    assert not any(calls)
+    collecting.clear()
+    assert sample() == pytest.approx(0.001)
+    assert len(collecting) == round(timing.LEAST_SAMPLE / 0.001)
+    assert not any(collecting)
     assert gc.isenabled()
     assert note == ""
 
