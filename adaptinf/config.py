@@ -119,7 +119,7 @@ class FeatureConfig:
     sketch: Literal["sjlt", "rademacher", "xorts", "kron"] = _option("sjlt", "kind of random projection")
     k: int = _option(1024, "dimension of the sketch", at_least=1)
     sketch_seed: int = _option(0, "seed of the projection", at_least=0)
-    nonzeros: int = _option(4, "entries per column of the sjlt sketch", at_least=1)
+    nonzeros: int = _option(1, "entries per column of the sjlt sketch, a divisor of k", at_least=1)
     loss: Literal["mean_answer_tokens", "sum"] = _option("mean_answer_tokens", "loss whose gradient is taken")
     hidden_layer: Literal["last"] | int = _option("last", "decoder layer whose mean hidden state is kept")
     image_grounding: Literal["remove", "zero"] = _option(

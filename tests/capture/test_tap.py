@@ -37,7 +37,7 @@ def expected(model: TwoLayers, x: torch.Tensor, names: list[str]) -> torch.Tenso
     for row, length in ((0, 3), (1, 4)):
         loss = (model(x[row : row + 1, :length]) ** 2).sum()
         gradients = torch.autograd.grad(loss, [model.get_parameter(name) for name in names])
-        rows.append(sum(project(g.reshape(1, -1), SKETCH, name=n)[0] for n, g in zip(names, gradients, strict=True)))
+        rows.append(sum(project(g[None], SKETCH, name=n)[0] for n, g in zip(names, gradients, strict=True)))
     return torch.stack(rows)
 
 
