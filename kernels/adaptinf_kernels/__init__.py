@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adaptinf_kernels._native import build_info
     from adaptinf_kernels.errors import NotSupportedError
+    from adaptinf_kernels.grad_gram.api import grad_gram
     from adaptinf_kernels.grad_sketch_embedding.api import grad_sketch_embedding
     from adaptinf_kernels.grad_sketch_linear.api import grad_sketch_linear
     from adaptinf_kernels.grad_sketch_lora.api import grad_sketch_lora
@@ -37,6 +38,7 @@ __all__ = [
     "TokenScores",
     "TrakProjector",
     "build_info",
+    "grad_gram",
     "grad_sketch_bias",
     "grad_sketch_embedding",
     "grad_sketch_linear",
@@ -59,6 +61,7 @@ _HOMES = {
     "TokenScores": "token_scores.api",
     "TrakProjector": "project.trak",
     "build_info": "_native",
+    "grad_gram": "grad_gram.api",
     "grad_sketch_bias": "grad_sketch_vector.api",
     "grad_sketch_embedding": "grad_sketch_embedding.api",
     "grad_sketch_linear": "grad_sketch_linear.api",

@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,12 @@ class Compilation:
 def interpreted() -> bool:
     """Whether Triton interprets kernels on the CPU (``TRITON_INTERPRET=1`` before triton is imported)."""
     return os.environ.get("TRITON_INTERPRET", "") in ("1", "true", "True")
+
+
+def launch(kernel: Any, grid: tuple[int, ...], first: Tensor, *arguments: Any, **options: Any) -> None:
+    """Run ``kernel`` on the device of its first argument; Triton itself takes the current one."""
+    with torch.cuda.device(first.device) if first.is_cuda else nullcontext():
+        kernel[grid](first, *arguments, **options)
 
 
 @functools.cache
