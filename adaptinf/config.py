@@ -112,20 +112,24 @@ class LoraConfig:
 class FeatureConfig:
     """What one pass over the pool measures."""
 
-    layers: Literal["first", "middle", "last", "all"] | list[int] = _option(
-        "middle", "decoder layers whose parameters' gradients are sketched"
+    layers: Literal["first", "middle", "last", "all", "whole"] | list[int] = _option(
+        "middle", "decoder layers whose parameters' gradients are sketched; whole: with embedding, norms and head"
     )
-    parameters: Literal["lora", "linear"] = _option("lora", "the layers' LoRA parameters, or their full Linear weights")
+    parameters: Literal["lora", "linear", "all"] = _option(
+        "lora", "the layers' LoRA parameters, their full Linear weights, or all parameters of their own"
+    )
     sketch: Literal["sjlt", "rademacher", "xorts", "kron"] = _option("sjlt", "kind of random projection")
     k: int = _option(1024, "dimension of the sketch", at_least=1)
     sketch_seed: int = _option(0, "seed of the projection", at_least=0)
-    nonzeros: int = _option(4, "entries per column of the sjlt sketch", at_least=1)
+    nonzeros: int = _option(1, "entries per column of the sjlt sketch, a divisor of k", at_least=1)
     loss: Literal["mean_answer_tokens", "sum"] = _option("mean_answer_tokens", "loss whose gradient is taken")
     hidden_layer: Literal["last"] | int = _option("last", "decoder layer whose mean hidden state is kept")
     image_grounding: Literal["remove", "zero"] = _option(
         "remove", "the 'without image' pass removes the picture (paper) or zeroes it (released code)"
     )
-    batch_tokens: int = _option(4096, "tokens a batch of the pass over the pool", at_least=1)
+    batch_tokens: Literal["auto"] | int = _option(
+        "auto", "tokens a batch of the pass over the pool; auto: what the device holds", at_least=1
+    )
     on_nonfinite: Literal["raise", "drop", "zero"] = _option("raise", "what to do with a NaN or infinite feature")
 
 

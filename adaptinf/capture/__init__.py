@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from adaptinf.capture.configured import extract_as, make_sketch
+from adaptinf.capture.context import Capture, Captured, capture
 from adaptinf.capture.extract import SCORES, extract
 from adaptinf.capture.features import Features
-from adaptinf.capture.tap import GradientSink, capture
+from adaptinf.capture.parameters import Targets
+from adaptinf.capture.segments import Segments
 from adaptinf.capture.targets import find_targets, layer_indices
 
 __all__ = [
     "SCORES",
+    "Capture",
+    "Captured",
     "Features",
-    "GradientSink",
+    "Segments",
+    "Targets",
     "capture",
     "extract",
     "extract_as",

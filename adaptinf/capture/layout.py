@@ -1,13 +1,14 @@
-"""Where the tokens of every sample lie in a batch, padded or packed."""
+"""Where the tokens of every sample lie in a collated batch, padded or packed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from adaptinf.capture.segments import Segments
 from adaptinf.models import Encoded
 
 
@@ -17,8 +18,10 @@ class Layout:
 
     ``tokens`` [n] every token and ``cu_seqlens`` [samples + 1] its sample; ``predictors`` [m] the tokens whose hidden
     state predicts an answer token, ``targets`` [m] those answer tokens and ``answer_cu`` [samples + 1] their sample.
+    ``segments`` says the same of the tokens to the taps.
     """
 
+    segments: Segments
     tokens: Tensor
     cu_seqlens: Tensor
     predictors: Tensor
@@ -49,35 +52,16 @@ def layout(batch: Sequence[Encoded], *, packed: bool, device: torch.device) -> L
         predictors.append(where + offset)
         targets.append(encoded.labels[1:][where])
         answers.append(len(where))
+    cells = sum(lengths) if packed else len(batch) * stride
+    every, cu_seqlens = torch.cat(tokens).to(device), _cumulative(lengths).to(device)
     return Layout(
-        tokens=torch.cat(tokens).to(device),
-        cu_seqlens=_cumulative(lengths).to(device),
+        segments=Segments(len(batch), cu_seqlens, every if len(every) < cells else None, cells),
+        tokens=every,
+        cu_seqlens=cu_seqlens,
         predictors=torch.cat(predictors).to(device),
         targets=torch.cat(targets).to(device),
         answer_cu=_cumulative(answers).to(device),
     )
-
-
-def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of samples of like length, longest first, so that a padded batch holds at most ``batch_tokens`` cells.
-
-    A sample longer than that is a batch of its own. Longest first, so that memory runs out at once or never.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    batch: list[int] = []
-    for index in order:
-        if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
-
-
-def segment_sum(values: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """Sum of ``values`` [n] or [n, d] over each segment, in float64, in index order; an empty segment sums to 0."""
-    lengths = cu_seqlens.diff().long()
-    return torch.segment_reduce(values.double(), "sum", lengths=lengths, axis=0, initial=0.0, unsafe=True)
 
 
 def _cumulative(lengths: Sequence[int]) -> Tensor:

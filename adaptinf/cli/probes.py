@@ -42,10 +42,18 @@ def _calls(device: torch.device) -> dict[str, Callable[[Impl], Any]]:
     starts = torch.tensor([0, 24, 64], dtype=torch.int32, device=device)
     labels = torch.arange(64, device=device)
     sketch = kernels.Sketch(kind="sjlt", k=64, seed=0)
+    samples = {"cu_seqlens": starts, "sketch": sketch}
     return {
         "signs": lambda impl: kernels.signs(0, "probe", 4, 256, device=device, impl=impl),
         "project": lambda impl: kernels.project(rows, sketch, impl=impl),
-        "grad_sketch": lambda impl: kernels.grad_sketch_linear(rows, rows, starts, sketch, name="probe", impl=impl),
+        "grad_sketch_linear": lambda impl: kernels.grad_sketch_linear(rows, rows, **samples, name="probe", impl=impl),
+        "grad_sketch_lora": lambda impl: kernels.grad_sketch_lora(
+            rows, rows, rows[:8], rows[:, :8], **samples, names=("probe.A", "probe.B"), scaling=1.0, impl=impl
+        ),
+        "grad_sketch_embedding": lambda impl: kernels.grad_sketch_embedding(
+            labels, rows, **samples, name="probe", vocabulary=64, impl=impl
+        ),
+        "grad_sketch_vector": lambda impl: kernels.grad_sketch_norm(rows, rows, **samples, name="probe", impl=impl),
         "token_scores": lambda impl: kernels.token_scores(rows, rows, labels, impl=impl),
         "kmeans": lambda impl: kernels.kmeans(rows, 4, seed=0, impl=impl),
         "semdedup": lambda impl: kernels.semdedup(rows, budget=32, impl=impl),

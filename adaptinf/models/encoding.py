@@ -48,6 +48,9 @@ class Encoder(Protocol):
     def encode_all(
         self, samples: Sequence[Sample], *, on_error: Literal["raise", "drop"] = "raise"
     ) -> tuple[list[Encoded], list[tuple[str, str]]]: ...
+    def encode_each(
+        self, samples: Sequence[Sample], *, on_error: Literal["raise", "drop"] = "raise"
+    ) -> Iterator[Encoded | tuple[str, str]]: ...
     def collate(
         self, batch: Sequence[Encoded], *, padding_side: Literal["right", "left"] = "right", packed: bool = False
     ) -> dict[str, Tensor]: ...
@@ -116,16 +119,23 @@ class ChatEncoder(ABC):
         self, samples: Sequence[Sample], *, on_error: Literal["raise", "drop"] = "raise"
     ) -> tuple[list[Encoded], list[tuple[str, str]]]:
         """Every sample that can be encoded, in order, and ``(id, reason)`` of those that ``drop`` left out."""
-        self.prepare(samples)
         encoded, dropped = [], []
-        for sample in progress(samples, "tokenising"):
+        for found in progress(self.encode_each(samples, on_error=on_error), "tokenising", total=len(samples)):
+            (encoded if isinstance(found, Encoded) else dropped).append(found)
+        return encoded, dropped
+
+    def encode_each(
+        self, samples: Sequence[Sample], *, on_error: Literal["raise", "drop"] = "raise"
+    ) -> Iterator[Encoded | tuple[str, str]]:
+        """:meth:`encode_all` one by one, so that the pictures of all need not fit in memory."""
+        self.prepare(samples)
+        for sample in samples:
             try:
-                encoded.append(self.encode(sample))
+                yield self.encode(sample)
             except SAMPLE_ERRORS as error:
                 if on_error == "raise":
                     raise
-                dropped.append((sample.id, f"{type(error).__name__}: {error.problem}"))
-        return encoded, dropped
+                yield sample.id, f"{type(error).__name__}: {error.problem}"
 
     def collate(
         self, batch: Sequence[Encoded], *, padding_side: Literal["right", "left"] = "right", packed: bool = False

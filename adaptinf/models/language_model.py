@@ -109,6 +109,14 @@ class LanguageModel:
         effect = (mixed - alone).norm()
         return bool((packed - alone).norm() <= 3 * torch.finfo(self.dtype).eps ** 0.5 * effect)
 
+    @property
+    def packs_rows(self) -> bool:
+        """Whether attention takes the samples of a packed row one by one (flash attention), as it costs their squares.
+
+        Other implementations hold a mask over the square of the whole row.
+        """
+        return "flash" in str(self.base.config._attn_implementation)  # noqa: SLF001 - transformers has no other name
+
     def hidden_states(self, batch: dict[str, Tensor]) -> Tensor:
         """The head's input [B, T, d], with its graph where gradients are on.
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from adaptinf.capture import capture, extract, find_targets
 from benchmarks import models, peers
 from benchmarks.case import Case, Contender, Outputs, Setting, Workload
-from benchmarks.cases.common import equal_segments
 from benchmarks.gate import Close, Unbiased
 
 CHECKED = 2
@@ -107,17 +106,16 @@ def captured(work: Pass, name: str, sketch: Sketch) -> Contender:
     """Our taps in the same loop as ``plain``."""
 
     def prepare() -> Callable[[], Tensor]:
-        tokens = torch.arange(work.size.samples * work.size.tokens, device=work.setting.device)
-        segments = equal_segments(work.setting, work.size.samples, work.size.tokens)
         freeze = models.trainable(work.lm, ())
 
         def run() -> Tensor:
             freeze()
-            with capture(work.targets, sketch) as sink:
-                sink.begin(tokens, segments)
+            with capture(work.lm.model, targets=work.targets, sketch=sketch) as captured:
+                captured.begin(work.size.samples)
                 models.sample_losses(work.lm, work.batch).sum().backward()
-            assert sink.features is not None
-            return sink.features
+                features = captured.result().sketch
+            assert features is not None
+            return features
 
         return run
 

@@ -67,8 +67,7 @@ def oracle(lm: LanguageModel, sample: Sample, parameters: str, layers: str = "mi
         "el2n": (onehot - p[answer]).norm(dim=1).mean(),
         "grad_norm": torch.sqrt(sum(((g.double() ** 2).sum() for g in gradients), torch.zeros(()).double())),
         "sketch": sum(
-            project(g.reshape(1, -1).float(), SKETCH, name=name)[0].double()
-            for name, g in zip(wanted, gradients, strict=True)
+            project(g[None].float(), SKETCH, name=name)[0].double() for name, g in zip(wanted, gradients, strict=True)
         ),
     }
     return {name: value.detach().numpy() for name, value in rows.items()}

@@ -92,7 +92,7 @@ def test_unknown_keys_name_the_nearest(raw: dict[str, Any], item: str, hint: str
         ({"training": {"steps": True}}, "training.steps: expected int | null, got True"),
         ({"seed": None}, "seed: expected int, got None"),
         ({"model": {"dtype": "fp8"}}, "model.dtype: expected float32 | bfloat16 | float16, got 'fp8'"),
-        ({"features": {"layers": "top"}}, "features.layers: expected first | middle | last | all | list of int"),
+        ({"features": {"layers": "top"}}, "features.layers: expected first | middle | last | all | whole | list of int"),
         ({"features": {"layers": [0, "x"]}}, "features.layers[1]: expected int, got 'x'"),
         ({"data": {"order": "a"}}, "data.order: expected list of str, got 'a'"),
         ({"data": {"verify_images": "maybe"}}, "data.verify_images: expected bool, got 'maybe'"),

@@ -1,7 +1,8 @@
-"""The choice of an implementation, and that each op is a well-behaved PyTorch operator."""
+"""The choice of an implementation, and what the folder of an op holds."""
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
 from pathlib import Path
@@ -9,11 +10,22 @@ from types import ModuleType
 
 import adaptinf_kernels
 import pytest
-import torch
-from adaptinf_kernels import NotSupportedError, Sketch, grad_sketch_linear, project, signs, token_scores
+from adaptinf_kernels import NotSupportedError
 from adaptinf_kernels import _dispatch as dispatch
 
-OPS = ("philox", "signs", "project", "grad_gram", "grad_sketch", "token_scores", "kmeans", "semdedup")
+OPS = (
+    "philox",
+    "signs",
+    "project",
+    "grad_gram",
+    "grad_sketch_linear",
+    "grad_sketch_lora",
+    "grad_sketch_embedding",
+    "grad_sketch_vector",
+    "token_scores",
+    "kmeans",
+    "semdedup",
+)
 PACKAGE = Path(adaptinf_kernels.__file__).parent
 
 
@@ -77,14 +89,27 @@ def test_anatomy_of_an_op(name: str) -> None:
             assert "reference" not in (folder / f"{implementation}.py").read_text().replace("not_supported_reasons", "")
 
 
+@pytest.mark.parametrize("name", OPS)
+def test_an_op_tries_all_its_implementations_best_first(name: str) -> None:
+    """What lies in the folder is registered: Triton, then native, then the reference, which runs everywhere."""
+    homes = [importlib.import_module(f"adaptinf_kernels.{name}.api")]
+    if (PACKAGE / name / "ops.py").exists():
+        homes.append(importlib.import_module(f"adaptinf_kernels.{name}.ops"))
+    registered = {value.implementations for home in homes for value in vars(home).values() if is_op_of(value, name)}
+    present = tuple(impl for impl in ("triton", "native", "reference") if (PACKAGE / name / f"{impl}.py").exists())
+    assert registered == {present}
+
+
+def is_op_of(value: object, folder: str) -> bool:
+    return isinstance(value, dispatch.Op) and value.folder == folder
+
+
 def test_op_folders_are_all_here() -> None:
     assert {path.parent.name for path in PACKAGE.glob("*/reference.py")} == set(OPS)
 
 
 def test_public_names_stay_functions_beside_folders_of_their_name() -> None:
-    import importlib
-
-    for name in ("kmeans", "project", "semdedup", "signs", "token_scores"):
+    for name in set(OPS) & set(adaptinf_kernels.__all__):
         assert isinstance(importlib.import_module(f"adaptinf_kernels.{name}"), ModuleType)
         assert callable(getattr(adaptinf_kernels, name))
     for name in adaptinf_kernels.__all__:
@@ -92,40 +117,3 @@ def test_public_names_stay_functions_beside_folders_of_their_name() -> None:
         assert getattr(adaptinf_kernels, name) is not None
     with pytest.raises(AttributeError, match="no_such_name"):
         adaptinf_kernels.no_such_name  # noqa: B018
-
-
-# torch.library: schemas, fakes and full graphs. opcheck does not check numbers, so layouts are permuted here.
-
-SKETCH = Sketch("sjlt", 16)
-X, G = torch.randn(5, 9).T, torch.randn(4, 9).T
-CU = torch.tensor([0, 3, 3, 9])
-LABELS = torch.tensor([0, 1, -100, 2, 3, 0, 1, 2, 3])
-
-
-def check(name: str, *arguments: object) -> None:
-    torch.library.opcheck(getattr(torch.ops.adaptinf_kernels, name).default, arguments)
-
-
-def test_opcheck() -> None:
-    check("signs", 0, "w", 0, 0, 3, 5, 130, torch.device("cpu"), "auto")
-    for norms in (False, True):
-        check("grad_sketch_linear", X, G, CU, *SKETCH.arguments, "w", norms, "auto")
-    check("project", torch.randn(12, 3).T, [3, 4], *Sketch("xorts", 8).arguments, "w", True, "auto")
-    for grad in (False, True):
-        check("token_scores", X, torch.randn(5, 4).T, LABELS, None, grad, "auto")
-        check("token_scores", X, torch.randn(5, 4).T, LABELS, torch.zeros(4), grad, "auto")
-    check("token_scores", X.bfloat16(), None, LABELS, None, True, "auto")
-
-
-@pytest.mark.slow
-def test_full_graph() -> None:
-    def everything(x: torch.Tensor, g: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        z, norms = grad_sketch_linear(x, g, CU, SKETCH, name="w", return_norms=True)
-        scores = token_scores(x, weight, LABELS, grad=True)
-        assert scores.grad_hidden is not None
-        return z + project(g[:3] * 2, SKETCH, name="b"), norms, scores.nll, scores.grad_hidden, signs(0, "w", 2, 3)
-
-    weight = torch.randn(4, 5)
-    compiled = torch.compile(everything, fullgraph=True, backend="aot_eager")
-    for value, expected in zip(compiled(X, G, weight), everything(X, G, weight), strict=True):
-        torch.testing.assert_close(value, expected)

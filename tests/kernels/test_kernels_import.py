@@ -46,8 +46,12 @@ from adaptinf_kernels import NotSupportedError, build_info
 x, cu = torch.eye(8), torch.tensor([0, 3, 8])
 for sketch in (Sketch("sjlt", 16), Sketch("rademacher", 16), Sketch("xorts", 16), Sketch("kron", 16, min_side=4)):
     assert torch.equal(
-        grad_sketch_linear(x, x, cu, sketch, name="w"), grad_sketch_linear(x, x, cu, sketch, name="w", impl="reference")
+        grad_sketch_linear(x, x, cu, sketch, name="w").sketch,
+        grad_sketch_linear(x, x, cu, sketch, name="w", impl="reference").sketch,
     )
+    grad_sketch_lora(x, x, x[:2], x[:, :2], cu, sketch, names=("a", "b"), scaling=1.0)
+    grad_sketch_embedding(torch.arange(8), x, cu, sketch, name="w", vocabulary=8)
+    grad_sketch_bias(x, cu, sketch, name="w"), grad_sketch_norm(x, x, cu, sketch, name="w")
     project(x[None], sketch, name="w", impl="reference")
 token_scores(x, x, torch.arange(8), grad=True)
 kmeans(x, 2), semdedup(x, eps=0.1), signs(0, "w", 2, 2)
