@@ -32,6 +32,7 @@ py::dict build_info() {
 PYBIND11_MODULE(_C, module) {
   using namespace adaptinf;
   module.doc() = "Native kernels of adaptinf. Tensors are (pointer, shape, strides, dtype, device type, device index).";
+  bind_grad_sketch(module);
   bind_sketch(module);
   bind_token_scores(module);
   module.def("build_info", &build_info, "What this module was built with, and what this processor has.");

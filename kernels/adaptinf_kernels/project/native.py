@@ -1,0 +1,29 @@
+"""Kinds sjlt and rademacher by the native module (``csrc/grad_sketch/``), on the CPU."""
+
+from __future__ import annotations
+
+from adaptinf_kernels import _native
+from adaptinf_kernels.sketch import native
+from adaptinf_kernels.sketch.definition import Sketch, philox_key
+from torch import Tensor
+
+
+def not_supported_reasons(gradients: Tensor, shape: tuple[int, int], sketch: Sketch, name: str) -> list[str]:
+    """Not kron, not float64, not other devices than the CPU."""
+    return native.reasons_against(sketch, gradients)
+
+
+def run(gradients: Tensor, shape: tuple[int, int], sketch: Sketch, name: str) -> Tensor:
+    """[B, D] -> float32 [B, k] with entries of +-1."""
+    z, _ = native.results(len(gradients), sketch, norms=False)
+    gradients = _native.rows_contiguous(gradients)
+    _native.native().project(
+        _native.view(gradients),
+        *shape,
+        native.sketch_arguments(sketch),
+        philox_key(sketch.seed, name),
+        _native.view(z),
+        _native.threads(),
+        native.CPU_LEVEL,
+    )
+    return z

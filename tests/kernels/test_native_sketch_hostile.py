@@ -1,0 +1,139 @@
+"""The native gradient sketches under hostile numbers, in a process of their own: an error, never a crash."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from adaptinf_kernels import build_info
+from adaptinf_kernels._native import native
+
+if not build_info()["native"]:
+    pytest.skip(build_info()["reason"], allow_module_level=True)
+
+F32, F64, S, NO = 0x220, 0x240, "('sjlt', 4, 1, 2, 2)", "('', None, None, [0.0] * 4)"
+NO_NORMS = f"(0, [0], [1], {F32}, 1, 0)"
+
+
+def linear(**changes: str) -> str:
+    arguments = {
+        "x": f"(P, [4, 3], [3, 1], {F32}, 1, 0)",
+        "grad_out": f"(P, [4, 5], [5, 1], {F32}, 1, 0)",
+        "bounds": "[0, 1, 4]",
+        "sketch": S,
+        "key": "7",
+        "state": NO,
+        "z": f"(Q, [2, 4], [4, 1], {F32}, 1, 0)",
+        "squared_norms": f"(Q + 1024, [2], [1], {F32}, 1, 0)",
+        "threads": "1",
+    }
+    assert changes.keys() <= arguments.keys()
+    return f"_C.grad_sketch_linear({', '.join({**arguments, **changes}.values())})"
+
+
+def moment(rows: int, columns: int) -> str:
+    return f"(P, [{rows}, {columns}], [{columns}, 1], {F32}, 1, 0)"
+
+
+def embedding(ids: str) -> str:
+    return f"_C.grad_sketch_embedding({ids}, {moment(2, 3)}, [0, 2], {S}, 7, -1, {moment(1, 4)}, {NO_NORMS}, 1)"
+
+
+def lora(a: str = "", b: str = "", magnitude: str = "None") -> str:
+    matrices = f"{moment(4, 3)}, {moment(4, 5)}, {a or moment(2, 3)}, {b or moment(5, 2)}"
+    rest = f"0.5, {magnitude}, {NO}, {NO}, {moment(1, 4)}, {NO_NORMS}, 1"
+    return f"_C.grad_sketch_lora({matrices}, [0, 4], {S}, 1, 2, {rest})"
+
+
+HOSTILE = {
+    linear(x=f"(0, [4, 3], [3, 1], {F32}, 1, 0)"): "x: null pointer",
+    linear(x=f"(P, [4, -3], [3, 1], {F32}, 1, 0)"): "x: a size is negative",
+    linear(x=f"(P, [4, 3], [3, 2], {F32}, 1, 0)"): "x: the last stride",
+    linear(x=f"(P, [4, 3], [-3, 1], {F32}, 1, 0)"): "x: rows overlap or run backwards",
+    linear(x=f"(P, [4, 3], [2**62, 1], {F32}, 1, 0)"): "x.*overflows",
+    linear(x=f"(P + 2, [4, 3], [3, 1], {F32}, 1, 0)"): "x: pointer is not aligned",
+    linear(x=f"(P, [4, 3], [3, 1], {F64}, 1, 0)"): "x: dtype",
+    linear(x=f"(P, [4, 3], [3, 1], {F32}, 2, 0)"): "x: must be in the memory of the CPU",
+    linear(x=f"(P, [5, 3], [3, 1], {F32}, 1, 0)"): "bounds: must run",
+    linear(grad_out=f"(P, [3, 5], [5, 1], {F32}, 1, 0)"): r"grad_out: must be \[4, 5\]",
+    linear(
+        x=f"(0, [0, 2**31], [2**31, 1], {F32}, 1, 0)",
+        grad_out=f"(0, [0, 2**33], [1, 1], {F32}, 1, 0)",
+        bounds="[0, 0, 0]",
+    ): "more than 2.32 rows",
+    linear(
+        x=f"(0, [0, 2**40], [1, 1], {F32}, 1, 0)", grad_out=f"(0, [0, 2**32], [1, 1], {F32}, 1, 0)", bounds="[0, 0, 0]"
+    ): "parameter overflows",
+    linear(bounds="[]"): "bounds: must run",
+    linear(bounds="[0, 5, 4]"): "bounds: must not fall",
+    linear(bounds="[0, -2, 4]"): "bounds: must not fall",
+    linear(bounds="[1, 2, 4]"): "bounds: must run",
+    linear(bounds="[0, 2**70, 4]"): "incompatible",
+    linear(sketch="('xorts', 4, 1, 2, 2)"): "kind 'xorts'",
+    linear(sketch="('sjlt', 4, 1, 2, 3)"): "do not make k",
+    linear(sketch="('sjlt', 4, 0, 2, 2)"): "do not make k",
+    linear(sketch="('sjlt', 4, -1, -2, 2)"): "do not make k",
+    linear(sketch="('sjlt', 2**31, 1, 2**16, 2**15)"): "k must be",
+    linear(sketch="('rademacher', 0, 1, 1, 0)"): "k must be",
+    linear(key="-1"): "incompatible",
+    linear(state="('adagrad', None, None, [0.0] * 4)"): "no form",
+    linear(state="('less', None, None, [0.0] * 4)"): "moment is missing",
+    linear(state=f"('diagonal', {moment(5, 3)}, {moment(5, 3)}, [0.0] * 4)"): "one too many",
+    linear(state=f"('diagonal', None, {moment(3, 5)}, [0.0] * 4)"): r"second moment: must be \[5, 3\]",
+    linear(state=f"('less', {moment(5, 2)}, {moment(5, 3)}, [0.0] * 4)"): r"first moment: must be \[5, 3\]",
+    linear(state=f"('diagonal', None, {moment(5, 3)}, [0.0])"): "four numbers",
+    linear(z=f"(Q, [3, 4], [4, 1], {F32}, 1, 0)"): "z: must be",
+    linear(z=f"(Q, [2, 5], [5, 1], {F32}, 1, 0)"): "z: must be",
+    linear(z=f"(Q, [2, 4], [3, 1], {F32}, 1, 0)"): "z: rows overlap",
+    linear(z=f"(0, [2, 4], [4, 1], {F32}, 1, 0)"): "z: null",
+    linear(squared_norms=f"(Q, [3], [1], {F32}, 1, 0)"): "squared_norms: must be",
+    linear(threads="0"): "threads",
+    linear(threads="10**6"): "threads",
+    embedding("[0, -1]"): "ids: must be from",
+    embedding("[0, 2**32]"): "ids: must be from",
+    embedding("[0]"): "ids: must be as many",
+    f"_C.project({moment(2, 6)}, 2, 2, {S}, 7, {moment(2, 4)}, 1)": "gradients: must be",
+    f"_C.project({moment(2, 6)}, -2, -3, {S}, 7, {moment(2, 4)}, 1)": "negative",
+    f"_C.grad_sketch_vector({moment(2, 5)}, {moment(2, 6)}, [0, 2], {S}, 7, {NO}, {moment(1, 4)}, {NO_NORMS}, 1)": (
+        "factor: must be"
+    ),
+    lora(a=moment(2, 9)): "lora_a: must be",
+    lora(b=moment(5, 3)): "lora_b: must be",
+    lora(magnitude=moment(1, 4)): "magnitude: must be",
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[str, str]:
+    """Call -> the error it raised, all in one process."""
+    lines = [
+        "import ctypes, json, sys",
+        f"sys.path.insert(0, {str(Path(native().__file__).parent.parent)!r})",
+        "from adaptinf_kernels import _C",
+        "read, written = (ctypes.c_int64 * 512)(), (ctypes.c_int64 * 512)(*[-1] * 512)",
+        "P, Q = ctypes.addressof(read), ctypes.addressof(written)",
+        "found = {}",
+    ]
+    for call in HOSTILE:
+        lines += [
+            f"print({call!r}, file=sys.stderr, flush=True)",
+            "try:",
+            f"    {call}",
+            f"    found[{call!r}] = 'no error'",
+            "except (ValueError, TypeError) as error:",
+            f"    found[{call!r}] = str(error)",
+        ]
+    lines += ["assert not any(read) and all(word == -1 for word in written), 'memory was written'"]
+    lines += [f"{linear()}  # what is right passes", "print(json.dumps(found))"]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"died in {done.stderr[-800:]}"
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("call", HOSTILE)
+def test_hostile_numbers_raise(outcomes: dict[str, str], call: str) -> None:
+    assert re.search(HOSTILE[call], outcomes[call])
