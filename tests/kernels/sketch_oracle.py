@@ -7,6 +7,7 @@ Written from ``sketch/README.md`` with NumPy integers, and nothing of ``adaptinf
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -122,6 +123,15 @@ def _scatter(row: np.ndarray, sign: np.ndarray, k: int) -> sparse.csr_array:
     return sparse.csr_array(sparse.coo_array((sign.ravel(), place), shape=(k, row.size)))
 
 
+@contextlib.contextmanager
+def skip_unsupported() -> Iterator[None]:
+    """Skips the test, with the reasons, where an implementation cannot run on these inputs."""
+    try:
+        yield
+    except NotSupportedError as refusal:
+        pytest.skip("; ".join(refusal.reasons))
+
+
 # Exact gradients
 
 
@@ -141,10 +151,8 @@ class Problem:
         """The op by ``impl``; a test is skipped, with the reasons, where that cannot run on these inputs."""
         device = next(iter(self.tokens.values())).device
         bounds = torch.tensor([0, *np.cumsum(self.lengths, dtype=np.int64)], dtype=torch.int32, device=device)
-        try:
+        with skip_unsupported():
             return self.call(**self.tokens, cu_seqlens=bounds, sketch=sketch, impl=impl, **options)
-        except NotSupportedError as refusal:
-            pytest.skip("; ".join(refusal.reasons))
 
     def only(self, order: Sequence[int]) -> Problem:
         """These samples, in this order."""

@@ -193,7 +193,8 @@ def test_a_vector_is_the_weight_of_one_row(impl: str) -> None:
 @pytest.mark.parametrize("sketch", ONE_OF_A_KIND, ids=ident)
 def test_project_takes_flat_rows_and_leaves_entries_unscaled(sketch: Sketch, impl: str) -> None:
     rows = cases.random(3, 14, 30)
-    expected = project(rows, sketch, name="w", impl=impl)
+    with oracle.skip_unsupported():
+        expected = project(rows, sketch, name="w", impl=impl)
     assert torch.equal(project(rows.flatten(1), sketch, name="w", shape=(14, 30), impl=impl), expected)
     S = project(torch.eye(30), sketch, name="w", shape=(5, 6), scale=False, impl=impl)
     expected = oracle.dense(oracle.matrix(sketch, "w", (5, 6))).T / sketch.scale
@@ -223,7 +224,7 @@ def test_a_tied_table_is_embedding_plus_head(impl: str) -> None:
     assert embedded.grad is not None and logits.grad is not None
     total = torch.zeros(2, 32)
     options = {"name": "table", "add_to": total}
-    grad_sketch_embedding(ids, embedded.grad, bounds, sketch, vocabulary=29, impl=impl, **options)
-    grad_sketch_linear(hidden.detach(), logits.grad, bounds, sketch, **options)
+    grad_sketch_embedding(ids, embedded.grad.float(), bounds, sketch, vocabulary=29, impl=impl, **options)
+    grad_sketch_linear(hidden.detach().float(), logits.grad.float(), bounds, sketch, **options)
     expected = torch.stack(exact).flatten(1).numpy() @ oracle.dense(oracle.matrix(sketch, "table", (29, 12))).T
     torch.testing.assert_close(total, torch.from_numpy(expected).float(), rtol=1e-5, atol=1e-6)
