@@ -87,6 +87,23 @@ def opacus(model: torch.nn.Module) -> Any:
     return package.GradSampleModule(model, batch_first=True, loss_reduction="sum", strict=False)
 
 
+def bergson(model: torch.nn.Module, modules: list[str], samples: int, side: int) -> Any:
+    """bergson's collector: double-sided projections ``L G R^T`` of side x side numbers a module, kept in memory.
+
+    A context around forward and backward; afterwards ``mod_grads`` holds [samples, side^2] by module name.
+    """
+    package = module("bergson", "bergson")
+    collectors = module("bergson.collector.in_memory_collector", "bergson")
+    return collectors.InMemoryCollector(
+        model=model,
+        data=range(samples),
+        cfg=package.IndexConfig(run_path="unused"),
+        processor=package.GradientProcessor(projection_dim=side),
+        target_modules=set(modules),
+        builder=lambda indices, gradients: None,  # it would copy them into a buffer
+    )
+
+
 def liger_cross_entropy(device: torch.device) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Liger's fused linear cross-entropy, ``(weight, hidden, labels) -> loss``, summed over tokens."""
     _needs_cuda("Liger", device)

@@ -2,6 +2,24 @@
 
 from __future__ import annotations
 
-from benchmarks.cases import grad_sketch, less, project, signs, token_scores, whole_pass
+from benchmarks.cases import (
+    grad_sketch,
+    grad_sketch_embedding,
+    grad_sketch_lora,
+    less,
+    project,
+    signs,
+    token_scores,
+    whole_pass,
+)
 
-CASES = (*project.CASES, *token_scores.CASES, *grad_sketch.CASES, *signs.CASES, *whole_pass.CASES, *less.CASES)
+CASES = (
+    *whole_pass.CASES,
+    *less.CASES,
+    *project.CASES,
+    *token_scores.CASES,
+    *grad_sketch.CASES,
+    *grad_sketch_lora.CASES,
+    *grad_sketch_embedding.CASES,
+    *signs.CASES,
+)

@@ -6,12 +6,15 @@ import functools
 import math
 
 import torch
-from adaptinf_kernels import GradSketch, Sketch, grad_sketch_linear, project
+from adaptinf_kernels import GradSketch, Preconditioner, Sketch, grad_sketch_linear, project
 from torch import Tensor
 
 from benchmarks.case import Case, Contender, Outputs, Setting, Workload
 from benchmarks.cases.common import cost, equal_segments, implementations, normal
 from benchmarks.gate import Close
+
+STEP = 100
+"""Of the Adam whose state is random here."""
 
 
 def per_sample(x: Tensor, grad_out: Tensor, samples: int, dtype: torch.dtype) -> Tensor:
@@ -29,28 +32,48 @@ def sketch_flops(sketch: Sketch, samples: int, tokens: int, d_out: int, d_in: in
     return 2.0 * d_out * d_in * (tokens + entries * samples)
 
 
-def _gate(x: Tensor, grad_out: Tensor, samples: int, sketch: Sketch) -> Close:
+def adam(gradients: Tensor, m: Tensor, v: Tensor) -> Tensor:
+    """The direction of Adam's step number ``STEP``, spelled out."""
+    b1, b2, eps = 0.9, 0.999, 1e-8
+    m, v = m.to(gradients.dtype), v.to(gradients.dtype)
+    first = (b1 * m + (1 - b1) * gradients) / (1 - b1**STEP)
+    second = (b2 * v + (1 - b2) * gradients**2) / (1 - b2**STEP)
+    return first / (second.sqrt() + eps)
+
+
+def _gate(x: Tensor, grad_out: Tensor, samples: int, sketch: Sketch, moments: tuple[Tensor, Tensor] | None) -> Close:
     def features(dtype: torch.dtype) -> Outputs:
         gradients = per_sample(x, grad_out, samples, dtype)
+        if moments is not None:
+            gradients = adam(gradients, *moments)
         return {"features": project(gradients, sketch, name="weight", impl="reference")}
 
     return Close(lambda: features(torch.float64), lambda: features(torch.float32), required=["features"])
 
 
 def _contenders(
-    setting: Setting, x: Tensor, grad_out: Tensor, samples: int, sketch: Sketch, label: str
+    setting: Setting,
+    x: Tensor,
+    grad_out: Tensor,
+    samples: int,
+    sketch: Sketch,
+    label: str,
+    moments: tuple[Tensor, Tensor] | None = None,
 ) -> list[Contender]:
     segments = equal_segments(setting, samples, len(x) // samples)
     flops = sketch_flops(sketch, samples, len(x), grad_out.shape[1], x.shape[1])
-    work = cost(flops, [x, grad_out], 4.0 * samples * sketch.k, x.dtype)
+    work = cost(flops, [x, grad_out, *(moments or ())], 4.0 * samples * sketch.k, x.dtype)
+    preconditioner = None if moments is None else Preconditioner.adam(*moments, step=STEP)
 
     def run(impl: str) -> GradSketch:
-        return grad_sketch_linear(x, grad_out, segments, sketch, name="weight", impl=impl)
+        return grad_sketch_linear(
+            x, grad_out, segments, sketch, name="weight", preconditioner=preconditioner, impl=impl
+        )
 
     def named(value: GradSketch) -> Outputs:
         return {"features": value.sketch}
 
-    gate = _gate(x, grad_out, samples, sketch)
+    gate = _gate(x, grad_out, samples, sketch, moments)
     return implementations(setting, run, gate, named, prefix=f"{label}, ", cost=work)
 
 
@@ -88,6 +111,9 @@ def _build(setting: Setting, *, d_out: int, d_in: int, samples: int, tokens: int
     ]
     for label, sketch in sketches.items():
         contenders += _contenders(setting, x, grad_out, samples, sketch, label)
+    momentum = normal(setting, d_out, d_in, dtype=torch.float32, seed=2)
+    moments = momentum, 1 + normal(setting, d_out, d_in, dtype=torch.float32, seed=3).abs()
+    contenders += _contenders(setting, x, grad_out, samples, sketches["sjlt"], "sjlt + adam", moments)
     shape = {"B": samples, "T": tokens, "d_out": d_out, "d_in": d_in, "k": k, "dtype": str(x.dtype)}
     return Workload(shape, tuple(contenders))
 

@@ -223,6 +223,48 @@ def opacus(work: Pass, k: int | None = None) -> Contender:
     return Contender(name, sketched, Unbiased(work.flat_gradients), lambda value: {"features": value})
 
 
+def bergson(work: Pass) -> Contender:
+    """bergson's projections, 256 numbers a module, held to ``L G R^T`` with its own L and R."""
+    side = 4 if work.setting.tiny else 16
+    modules = {name.removesuffix(".weight"): name for name in work.names}
+    embedding = work.lm.base.get_input_embeddings().weight
+    root = next(name for name, parameter in work.lm.model.named_parameters() if parameter is embedding)
+    select = models.trainable(work.lm, [root])  # as bergson has it: the embedding is the root of the graph
+
+    def collector() -> Any:
+        select()
+        return peers.bergson(work.lm.model, list(modules), work.size.samples, side)
+
+    def prepare() -> Callable[[], dict[str, Tensor]]:
+        made = collector()
+
+        def run() -> dict[str, Tensor]:
+            select()
+            with made:
+                models.sample_losses(work.lm, work.batch).sum().backward()
+            embedding.grad = None
+            found = dict(made.mod_grads)
+            made.mod_grads.clear()
+            return found
+
+        return run
+
+    def expected(gradients: dict[str, Tensor]) -> Outputs:
+        made, found = collector(), {}
+        for module, name in modules.items():
+            gradient = gradients[name]
+            shape = dict(zip(("left", "right"), gradient.shape[1:], strict=True))
+            left, right = (
+                made.projection(module, side, width, role, gradient.device, gradient.dtype)
+                for role, width in shape.items()
+            )
+            found[module] = (left @ gradient @ right.T).flatten(1)
+        return found
+
+    gate = Close(lambda: expected(work.exact()), lambda: expected(work.rough()), required=list(modules))
+    return Contender("bergson", prepare, gate, work.few)
+
+
 # ---------------------------------------------------------------- cases
 
 
@@ -255,6 +297,7 @@ def _linear(setting: Setting, *, size: models.Size, checked: int = CHECKED) -> W
         vmapped(work),
         opacus(work),
         opacus(work, k),
+        bergson(work),
     ]
     return Workload(work.shape, tuple(contenders))
 
