@@ -38,6 +38,7 @@ def _sketched(k: int) -> str:
 
 
 _LORA, _LINEAR = "LoRA r=8 + SJLT", "full Linear"
+_ADAM = "capture, sjlt + adam"
 _WIDE, _NARROW = "token-scores-128k", "token-scores-49k"
 
 GOALS = (
@@ -50,6 +51,9 @@ GOALS = (
         "cpu", "one middle layer / full step", "pass-middle", "extract, middle layer", "plain, all weights", "<=", 0.6
     ),
     _ratio("cpu", f"{_LINEAR}, xorts / plain", "pass-linear", "capture, xorts", "plain", "<=", 0.85),
+    _ratio("cpu", f"{_LINEAR}, sjlt + Adam / plain", "pass-linear", _ADAM, "plain", "<=", 1.0),
+    _ratio("cpu", f"{_LINEAR}, sjlt + Adam / plain", "pass-linear", _ADAM, "plain", "<=", 1.0, "memory"),
+    _ratio("cpu", "Opacus / full Linear, sjlt + Adam", "pass-linear", "opacus", _ADAM, ">=", 1.45),
     _ratio("cpu", "TRAK / project dense signs", "project-rademacher", "trak BasicProjector", "native", ">=", 35),
     _ratio("cpu", "token_scores / head, V=49k", _NARROW, "native", "head, frozen", "<=", 1.1),
     _ratio("cpu", "token_scores / head, V=128k", _WIDE, "native", "head, frozen", "<=", 1.1),
@@ -70,6 +74,7 @@ GOALS = (
     ),
     _ratio("gpu", f"{_LINEAR}, xorts / plain", "pass-linear-1b", "capture, xorts", "plain", "<=", 0.75),
     _ratio("gpu", f"{_LINEAR}, sjlt / plain", "pass-linear-1b", "capture, sjlt", "plain", "<=", 1.1),
+    _ratio("gpu", f"{_LINEAR}, sjlt + Adam / plain", "pass-linear-1b", _ADAM, "plain", "<=", 1.15),
     _ratio("gpu", "fast_jl / project dense signs", "project-rademacher", "fast_jl", "triton", ">=", 8),
     Goal("gpu", "project sjlt: share of copy bandwidth", "bandwidth", ("project-sjlt", "triton"), None, ">=", 0.8),
     _ratio("gpu", "token_scores / Liger, 1B", "token-scores-llama-1b", "triton", "liger", "<=", 1.1),

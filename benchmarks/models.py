@@ -144,6 +144,14 @@ def trainable(lm: LanguageModel, names: Sequence[str]) -> Callable[[], dict[str,
     return select
 
 
+def twin(lm: LanguageModel) -> LanguageModel:
+    """The same parameters in modules of its own, so that hooks on one are not run by the other."""
+    tensors = {id(tensor): tensor for tensor in (*lm.model.parameters(), *lm.model.buffers())}
+    other = copy.copy(lm)
+    other.model = copy.deepcopy(lm.model, tensors)
+    return other
+
+
 @dataclass
 class Truth:
     """Per-sample gradients by autograd on one sample at a time: the oracle of every gate on a model.

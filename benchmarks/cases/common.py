@@ -10,6 +10,9 @@ from torch import Tensor
 
 from benchmarks.case import Contender, Cost, Gate, Outputs, Setting
 
+STEP = 100
+"""Of the Adam whose state is random in these cases."""
+
 
 def normal(setting: Setting, *shape: int, dtype: torch.dtype | None = None, seed: int = 0) -> Tensor:
     """Standard normal numbers, the same on every device."""
@@ -26,6 +29,15 @@ def cost(flops: float, tensors: Iterable[Tensor], written: float, dtype: torch.d
     """``tensors`` are read once, ``written`` bytes are written once."""
     read = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     return Cost(flops, read + written, "bfloat16" if dtype == torch.bfloat16 else "float32")
+
+
+def adam(gradients: Tensor, m: Tensor, v: Tensor) -> Tensor:
+    """The direction of Adam's step number ``STEP``, spelled out."""
+    b1, b2, eps = 0.9, 0.999, 1e-8
+    m, v = m.to(gradients.dtype), v.to(gradients.dtype)
+    first = (b1 * m + (1 - b1) * gradients) / (1 - b1**STEP)
+    second = (b2 * v + (1 - b2) * gradients**2) / (1 - b2**STEP)
+    return first / (second.sqrt() + eps)
 
 
 def implementations(

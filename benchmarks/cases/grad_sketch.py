@@ -10,11 +10,8 @@ from adaptinf_kernels import GradSketch, Preconditioner, Sketch, grad_sketch_lin
 from torch import Tensor
 
 from benchmarks.case import Case, Contender, Outputs, Setting, Workload
-from benchmarks.cases.common import cost, equal_segments, implementations, normal
+from benchmarks.cases.common import STEP, adam, cost, equal_segments, implementations, normal
 from benchmarks.gate import Close
-
-STEP = 100
-"""Of the Adam whose state is random here."""
 
 
 def per_sample(x: Tensor, grad_out: Tensor, samples: int, dtype: torch.dtype) -> Tensor:
@@ -30,15 +27,6 @@ def sketch_flops(sketch: Sketch, samples: int, tokens: int, d_out: int, d_in: in
         return float(sketch.repetitions * tokens * steps)
     entries = sketch.nonzeros if sketch.kind == "sjlt" else sketch.k
     return 2.0 * d_out * d_in * (tokens + entries * samples)
-
-
-def adam(gradients: Tensor, m: Tensor, v: Tensor) -> Tensor:
-    """The direction of Adam's step number ``STEP``, spelled out."""
-    b1, b2, eps = 0.9, 0.999, 1e-8
-    m, v = m.to(gradients.dtype), v.to(gradients.dtype)
-    first = (b1 * m + (1 - b1) * gradients) / (1 - b1**STEP)
-    second = (b2 * v + (1 - b2) * gradients**2) / (1 - b2**STEP)
-    return first / (second.sqrt() + eps)
 
 
 def _gate(x: Tensor, grad_out: Tensor, samples: int, sketch: Sketch, moments: tuple[Tensor, Tensor] | None) -> Close:

@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from adaptinf_kernels import Sketch, project
+from adaptinf_kernels import Preconditioner, Sketch, project
 from torch import Tensor
 
 from adaptinf.capture import capture, extract, find_targets
 from benchmarks import models, peers
 from benchmarks.case import Case, Contender, Outputs, Setting, Workload
+from benchmarks.cases.common import STEP, adam
 from benchmarks.gate import Close, Unbiased
 
 CHECKED = 2
@@ -30,11 +31,11 @@ class Pass:
         self.samples = models.samples(self.size, [self.size.tokens] * self.size.samples)
         self.encoded = [self.lm.encoder.encode(sample) for sample in self.samples]
         self.batch = models.collate(self.lm, self.encoded)
-        self.targets = find_targets(self.lm, "all", kind)
-        self.names = list(self.targets)
+        self.names = list(find_targets(self.lm, "all", kind))
         self.truth = models.Truth(self.lm, self.encoded, self.names)
         self.exact = functools.cache(lambda: self.truth.exact(checked))
         self.rough = functools.cache(lambda: self.truth.rough(checked))
+        self.moments = functools.cache(self._moments)
 
     @property
     def shape(self) -> dict[str, Any]:
@@ -47,12 +48,24 @@ class Pass:
         parts = (project(g.flatten(2), sketch, name=name, impl="reference") for name, g in gradients.items())
         return sum(part.double() for part in parts)
 
-    def features_gate(self, sketch: Sketch) -> Close:
-        return Close(
-            lambda: {"features": self.sketched(self.exact(), sketch)},
-            lambda: {"features": self.sketched(self.rough(), sketch)},
-            required=["features"],
-        )
+    def features_gate(self, sketch: Sketch, *, preconditioned: bool) -> Close:
+        def features(gradients: dict[str, Tensor]) -> Outputs:
+            if preconditioned:
+                gradients = {name: adam(gradient, *self.moments()[name]) for name, gradient in gradients.items()}
+            return {"features": self.sketched(gradients, sketch)}
+
+        return Close(lambda: features(self.exact()), lambda: features(self.rough()), required=["features"])
+
+    def _moments(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """A random state of Adam for every target, of the size that its gradients have."""
+        state = {}
+        for seed, (name, gradients) in enumerate(self.rough().items()):
+            size = gradients.float().square().mean().sqrt()
+            shape, device = gradients.shape[1:], gradients.device
+            generator = torch.Generator(device).manual_seed(seed)
+            first = torch.randn(shape, generator=generator, device=device) * size
+            state[name] = first, (1 + torch.rand(shape, generator=generator, device=device)) * size**2
+        return state
 
     def gradient_gate(self, names: Sequence[str] | None = None) -> Close:
         """Of the gradient summed over the batch, in the first, middle and last of the parameters."""
@@ -102,24 +115,30 @@ def plain(work: Pass, name: str, parameters: Sequence[str] | None = None) -> Con
     return Contender(name, prepare, work.gradient_gate(names), lambda value: value)
 
 
-def captured(work: Pass, name: str, sketch: Sketch) -> Contender:
-    """Our taps in the same loop as ``plain``."""
+def captured(work: Pass, name: str, sketch: Sketch, *, preconditioned: bool = False) -> Contender:
+    """Our taps in the same loop as ``plain``; they stay for all batches, so they are made once."""
 
     def prepare() -> Callable[[], Tensor]:
-        freeze = models.trainable(work.lm, ())
+        twin = models.twin(work.lm)
+        freeze = models.trainable(twin, ())
+        freeze()
+        moments = work.moments() if preconditioned else {}
+        state = {name: Preconditioner.adam(*both, step=STEP) for name, both in moments.items()}
+        opened = capture(twin.model, targets=work.names, sketch=sketch, preconditioners=state)
+        taps = opened.__enter__()
 
         def run() -> Tensor:
             freeze()
-            with capture(work.lm.model, targets=work.targets, sketch=sketch) as captured:
-                captured.begin(work.size.samples)
-                models.sample_losses(work.lm, work.batch).sum().backward()
-                features = captured.result().sketch
-            assert features is not None
-            return features
+            taps.begin(work.size.samples)
+            models.sample_losses(twin, work.batch).sum().backward()
+            found = taps.result().sketch
+            assert found is not None
+            return found
 
+        run.opened = opened  # the taps live as long as the function
         return run
 
-    gate = work.features_gate(sketch)
+    gate = work.features_gate(sketch, preconditioned=preconditioned)
     return Contender(name, prepare, gate, lambda value: {"features": value[: work.checked]}, ours=True)
 
 
@@ -293,6 +312,7 @@ def _linear(setting: Setting, *, size: models.Size, checked: int = CHECKED) -> W
         captured(work, "capture, xorts", Sketch(kind="xorts", k=k)),
         captured(work, "capture, xorts x4", Sketch(kind="xorts", k=k, repetitions=4)),
         captured(work, "capture, sjlt", Sketch(kind="sjlt", k=k)),
+        captured(work, "capture, sjlt + adam", Sketch(kind="sjlt", k=k), preconditioned=True),
         loop(work),
         vmapped(work),
         opacus(work),
@@ -364,7 +384,7 @@ def _scores(work: Pass, dtype: torch.dtype) -> Outputs:
 
 
 _LORA = ("plain", "capture, sjlt k=8192", "vmap(grad)", "opacus")
-_LINEAR = ("plain", "capture, xorts", "capture, sjlt", "vmap(grad)", "opacus")
+_LINEAR = ("plain", "capture, xorts", "capture, sjlt", "capture, sjlt + adam", "vmap(grad)", "opacus")
 
 
 def _case(
