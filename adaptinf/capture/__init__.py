@@ -9,6 +9,7 @@ from adaptinf.capture.features import Features
 from adaptinf.capture.parameters import Targets
 from adaptinf.capture.segments import Segments
 from adaptinf.capture.targets import find_targets, layer_indices
+from adaptinf.capture.training import TrainingFeatures, collate_with_ids
 
 __all__ = [
     "SCORES",
@@ -17,7 +18,9 @@ __all__ = [
     "Features",
     "Segments",
     "Targets",
+    "TrainingFeatures",
     "capture",
+    "collate_with_ids",
     "extract",
     "extract_as",
     "find_targets",

@@ -60,7 +60,7 @@ class Capture:
             self._sink.begin(self._segments)
 
     def result(self, *, scale: Tensor | float = 1.0) -> Captured:
-        """Features of the batch since :meth:`begin`.
+        """Features of the batch since :meth:`begin`, which ends with it.
 
         They are those of the gradient of what was differentiated: with a loss averaged over the batch's N tokens, of
         each sample's sum divided by N. ``scale`` (a number, or [samples]) is what they are multiplied by to undo that
@@ -81,6 +81,7 @@ class Capture:
             sketch = features * factor[:, None] if self._keeps_sketch else None
             if squares is not None:
                 scores["grad_norm"] = squares.double().sqrt() * factor.double().abs()
+        self._segments = self._labels = self._found = None
         return Captured(sketch, {name: scores[name] for name in self._scores})
 
     def score(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:

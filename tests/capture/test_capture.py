@@ -240,9 +240,12 @@ def test_token_scores_come_from_the_models_own_logits() -> None:
         captured.begin(Segments.mask(mask), labels=labels)
         with torch.no_grad():
             model(ids)
+            with pytest.raises(RuntimeError, match="ran twice"):
+                model(ids)
         found = captured.result()
-        with pytest.raises(RuntimeError, match="ran twice"):
-            model(ids)
+        model(ids)  # nobody asked for its scores
+        with pytest.raises(RuntimeError, match=r"call begin\(\)"):
+            captured.result()
     assert found.sketch is None and list(found.scores) == names
     for row, sample in enumerate(samples):
         logits, targets = model(sample[None])[0, :-1].double(), sample[1:]
