@@ -20,6 +20,16 @@ inline CpuLevel cpu_level() {
 #endif
 }
 
+// bfloat16 dot products, which some processors of level avx512 have.
+inline bool has_avx512_bf16() {
+#if defined(__x86_64__)
+  static const bool has = cpu_level() == CpuLevel::avx512 && __builtin_cpu_supports("avx512bf16");
+  return has;
+#else
+  return false;
+#endif
+}
+
 inline const char* cpu_level_name(CpuLevel level) {
   return level == CpuLevel::avx512 ? "avx512" : level == CpuLevel::avx2 ? "avx2" : "portable";
 }

@@ -40,7 +40,11 @@ def problem(
 def oracle(
     hidden: Tensor, weight: Tensor | None, bias: Tensor | None, labels: Tensor, dtype: torch.dtype
 ) -> TokenScores:
-    """By the definitions, holding all logits, with autograd, in ``dtype``."""
+    """By the definitions, holding all logits, with autograd, in ``dtype``.
+
+    In float32, a bfloat16 head is multiplied with p rounded to bfloat16, as flash attention does.
+    """
+    narrow = dtype == torch.float32 and weight is not None and (hidden.dtype, weight.dtype) == (torch.bfloat16,) * 2
     hidden = hidden.detach().to(dtype).requires_grad_()
     logits = hidden if weight is None else hidden @ weight.to(dtype).T
     logits = logits if bias is None else logits + bias.to(dtype)
@@ -49,6 +53,10 @@ def oracle(
     (grad,) = torch.autograd.grad(nll.sum(), hidden)
     p = logits.softmax(1).detach()
     onehot = torch.nn.functional.one_hot(labels.clamp_min(0), logits.shape[1])
+    if narrow:
+        others = p.masked_fill(onehot.bool(), 0)
+        product = others.bfloat16().float() @ weight.float()
+        grad = (product - others.sum(1, keepdim=True) * weight[labels.clamp_min(0)].float()) * counted[:, None]
     rival = logits.detach().masked_fill(onehot.bool(), float("-inf")).max(1).values
     margin = logits.detach().gather(1, labels.clamp_min(0)[:, None])[:, 0] - rival
     return TokenScores(

@@ -39,7 +39,8 @@ def token_scores(
 
     Labels are aligned with ``hidden``: shift them before. Where a label is -100 all but ``entropy`` are 0. Sums are
     float32 (float64 for float64 input). Not differentiable; ``grad_hidden`` is the derivative. "native" gives a token
-    the same bits in any batch and for any number of threads.
+    the same bits in any batch and for any number of threads; with a bfloat16 head it may round ``p_v``, v != y, to
+    bfloat16 before the product with W.
 
     Args:
         hidden: [T, d], floating point; with ``weight`` None these are the logits [T, V].

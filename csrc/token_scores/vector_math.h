@@ -1,5 +1,5 @@
-// Arithmetic on tiles of float32, one token per vector lane. Templates that are inlined into functions compiled for an
-// instruction set: `Lanes` floats fill one of its registers, `Rows` rows of two registers fit its register file.
+// Vectors of float32, their exponential, and widening to them. Templates that are inlined into functions compiled for an
+// instruction set, of whose registers `Lanes` floats fill one.
 #pragma once
 
 #include <cstdint>
@@ -47,61 +47,6 @@ ADAPTINF_ALWAYS void exp_nonpositive(typename Vector<Lanes>::Float& x, typename 
   const auto gone = x == kSmallestExponent;
   e = gone ? zero : e;
   x = gone ? zero : x;
-}
-
-// sums[Rows][2 Lanes] += total
-template <int Lanes, int Rows>
-ADAPTINF_ALWAYS void add_tile(const typename Vector<Lanes>::Float (&total)[2 * Rows], float* sums) {
-#pragma GCC unroll 32
-  for (int i = 0; i < 2 * Rows; ++i) {
-    typename Vector<Lanes>::Float sum;
-    std::memcpy(&sum, sums + Lanes * i, sizeof sum);
-    sum += total[i];
-    std::memcpy(sums + Lanes * i, &sum, sizeof sum);
-  }
-}
-
-// sums[Rows][2 Lanes] += weight[Rows][depth] tokens[depth][2 Lanes]; weight has its own stride between rows. Short
-// partial sums keep the error of long dot products that of blocked ones.
-template <int Lanes, int Rows>
-ADAPTINF_ALWAYS void multiply_rows(const float* weight, int64_t stride, const float* tokens, int64_t depth, float* sums) {
-  using Float = typename Vector<Lanes>::Float;
-  constexpr int64_t kPartial = 96;
-  for (int64_t first = 0; first < depth; first += kPartial) {
-    Float total[2 * Rows]{};
-    const int64_t last = depth - first < kPartial ? depth : first + kPartial;
-    for (int64_t k = first; k < last; ++k) {
-      Float left, right;
-      std::memcpy(&left, tokens + 2 * Lanes * k, sizeof left);
-      std::memcpy(&right, tokens + 2 * Lanes * k + Lanes, sizeof right);
-#pragma GCC unroll 16
-      for (int row = 0; row < Rows; ++row) {
-        const Float factor = weight[row * stride + k] - Float{};
-        total[2 * row] += left * factor;
-        total[2 * row + 1] += right * factor;
-      }
-    }
-    add_tile<Lanes, Rows>(total, sums);
-  }
-}
-
-// sums[Rows][2 Lanes] += weight[rows][Rows]^T p[rows][2 Lanes].
-template <int Lanes, int Rows>
-ADAPTINF_ALWAYS void multiply_columns(const float* weight, int64_t stride, const float* p, int64_t rows, float* sums) {
-  using Float = typename Vector<Lanes>::Float;
-  Float total[2 * Rows]{};
-  for (int64_t n = 0; n < rows; ++n) {
-    Float left, right;
-    std::memcpy(&left, p + 2 * Lanes * n, sizeof left);
-    std::memcpy(&right, p + 2 * Lanes * n + Lanes, sizeof right);
-#pragma GCC unroll 16
-    for (int row = 0; row < Rows; ++row) {
-      const Float factor = weight[n * stride + row] - Float{};
-      total[2 * row] += left * factor;
-      total[2 * row + 1] += right * factor;
-    }
-  }
-  add_tile<Lanes, Rows>(total, sums);
 }
 
 // `count` elements of a row, from `first` on, as float32.
