@@ -69,7 +69,7 @@ def test_bits_depend_on_the_token_alone(dtype: torch.dtype, head: bool, set_thre
 
 
 def test_a_neighbour_that_overflows_changes_no_bits() -> None:
-    hidden, weight, bias, labels = problem(40, 20, 1000)
+    hidden, weight, bias, labels = problem(40, 20, 4000)
     whole, others = scores_of(hidden, weight, labels, bias), torch.arange(40) != 7
     for value in (torch.nan, torch.inf, 1e38):
         hidden[7] = value

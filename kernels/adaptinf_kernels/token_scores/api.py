@@ -38,9 +38,9 @@ def token_scores(
     * ``grad_hidden``: ``d nll / d h = W^T (p - onehot(y))``, per token and unweighted; float32 [T, d].
 
     Labels are aligned with ``hidden``: shift them before. Where a label is -100 all but ``entropy`` are 0. Sums are
-    float32 (float64 for float64 input). Not differentiable; ``grad_hidden`` is the derivative. "native" gives a token
-    the same bits in any batch and for any number of threads; with a bfloat16 head it may round ``p_v``, v != y, to
-    bfloat16 before the product with W.
+    float32 (float64 for float64 input). Not differentiable; ``grad_hidden`` is the derivative. "native" and "triton"
+    give a token the same bits in any batch and for any number of threads; with a head of low precision they may round
+    ``p_v``, v != y, to it before the product with W.
 
     Args:
         hidden: [T, d], floating point; with ``weight`` None these are the logits [T, V].
@@ -48,7 +48,7 @@ def token_scores(
         labels: int64 [T], token ids or -100.
         bias: [V], only with ``weight``.
         grad: also compute ``grad_hidden`` (with ``weight`` None it is [T, V]); otherwise it is None.
-        impl: "auto", "native" (CPU) or "reference".
+        impl: "auto", "triton" (CUDA), "native" (CPU) or "reference".
 
     Raises:
         ValueError: shapes do not fit, or a label is no token id; the message names the token.

@@ -6,7 +6,7 @@ import torch
 from adaptinf_kernels._dispatch import Op
 from torch import Tensor
 
-OP = Op("token_scores", "native", "reference")
+OP = Op("token_scores", "triton", "native", "reference")
 
 _library = torch.library.Library("adaptinf_kernels", "FRAGMENT")
 _library.define(
