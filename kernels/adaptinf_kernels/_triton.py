@@ -54,7 +54,11 @@ def launch(kernel: Any, grid: tuple[int, ...], first: Tensor, *arguments: Any, *
 
 @functools.cache
 def _missing() -> list[str]:
-    return [] if importlib.util.find_spec("triton") else ["triton is not installed (`pip install 'triton>=3.6'`)"]
+    try:
+        found = importlib.util.find_spec("triton") is not None
+    except ImportError:  # an import hook refuses it
+        found = False
+    return [] if found else ["triton is not installed (`pip install 'triton>=3.6'`)"]
 
 
 def reasons_against(*tensors: Tensor | None) -> list[str]:
