@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "../common/parallel.h"
+#include "../xorts/xorts.h"
 #include "rademacher.h"
 
 namespace adaptinf {
@@ -12,8 +13,10 @@ constexpr int64_t kThinColumns = 64;  // a weight of at most so many columns, an
 constexpr int64_t kTokenBlock = 64;
 
 void run(const Context& context, const std::vector<Part>& parts) {
-  if (context.is_sjlt) {
+  if (context.kind == Kind::sjlt) {
     sketch_sjlt(parts, context.sketch, context.output, context.kernels, context.threads);
+  } else if (context.kind == Kind::xorts) {
+    sketch_xorts(parts, context.sketch.k, context.output, context.kernels, context.threads);
   } else {
     sketch_rademacher(parts, context.sketch.k, context.output, context.kernels, context.threads);
   }
@@ -99,8 +102,13 @@ Moments::Moments(const Preconditioner& by, const std::optional<Matrix>& first, c
 }
 
 void grad_sketch_linear(const Context& context, const Matrix& x, const Matrix& grad_out, const std::vector<int64_t>& bounds,
-                        PhiloxKey key, const Preconditioning& preconditioning) {
+                        const Key& key, const Preconditioning& preconditioning) {
   const int64_t rows = grad_out.columns, columns = x.columns;
+  if (context.kind == Kind::xorts && context.output.squared_norms == nullptr &&
+      transform_is_cheaper(rows, columns, context.sketch.k, key.rows.repetitions)) {
+    transform_xorts(grad_out, key.rows, x, key.columns, bounds, context.output, context.level, context.threads);
+    return;
+  }
   const bool transposed = columns <= kThinColumns && columns < rows;
   const Moments moments(preconditioning.by, preconditioning.first, preconditioning.second, transposed, context.kernels,
                         context.threads);
@@ -133,7 +141,7 @@ void grad_sketch_lora(const Context& context, const Matrix& x, const Matrix& gra
 }
 
 void grad_sketch_vector(const Context& context, const std::optional<Matrix>& factor, const Matrix& grad_out,
-                        const std::vector<int64_t>& bounds, PhiloxKey key, const Preconditioning& preconditioning) {
+                        const std::vector<int64_t>& bounds, const Key& key, const Preconditioning& preconditioning) {
   const int64_t samples = static_cast<int64_t>(bounds.size()) - 1, columns = grad_out.columns;
   Floats memory;
   float* const gradients = memory.reserve(samples * columns);
@@ -152,7 +160,7 @@ void grad_sketch_vector(const Context& context, const std::optional<Matrix>& fac
   run(context, {{&source, 1, columns, false, key, moments.state()}});
 }
 
-void project(const Context& context, const Matrix& gradients, int64_t rows, int64_t columns, PhiloxKey key) {
+void project(const Context& context, const Matrix& gradients, int64_t rows, int64_t columns, const Key& key) {
   const std::vector<bool> none;
   const Given source(context.kernels, gradients, columns, none);
   run(context, {{&source, rows, columns, false, key, {}}});
@@ -166,7 +174,7 @@ constexpr int64_t kIdColumns = 1 << 13;
 // One sample's gradient of an embedding table, sketched.
 class EmbeddingSample {
  public:
-  EmbeddingSample(const Context& context, const std::vector<int64_t>& ids, const Matrix& grad_out, PhiloxKey key, float* out)
+  EmbeddingSample(const Context& context, const std::vector<int64_t>& ids, const Matrix& grad_out, const Key& key, float* out)
       : context_(context), ids_(ids), grad_out_(grad_out), key_(key), out_(out) {}
 
   // Returns the squared norm, if it is wanted.
@@ -176,20 +184,24 @@ class EmbeddingSample {
     for (int64_t token = first; token < last; ++token)
       if (id(token) != padding) tokens.push_back(token);
     std::stable_sort(tokens.begin(), tokens.end(), [this](int64_t a, int64_t b) { return id(a) < id(b); });
-    if (context_.is_sjlt) accumulators_.assign(static_cast<size_t>(sjlt_accumulators(context_.sketch, false)), 0.0f);
+    if (context_.kind == Kind::sjlt) accumulators_.assign(static_cast<size_t>(sjlt_accumulators(context_.sketch, false)), 0.0f);
+    if (context_.kind == Kind::xorts) xorts_.emplace(context_.sketch.k, out_);
     double squares = 0;
     for (size_t token = 0; token < tokens.size();) {
       token = sum_rows(tokens, token);
       const int64_t rows = static_cast<int64_t>(distinct_.size());
       if (context_.output.squared_norms != nullptr)
         squares += context_.kernels.squared_norm(sums_.data(), grad_out_.columns, rows, grad_out_.columns);
-      if (context_.is_sjlt) {
+      if (context_.kind == Kind::sjlt) {
         add_sjlt_rows();
+      } else if (context_.kind == Kind::xorts) {
+        add_xorts_rows();
       } else {
         for (int64_t row = 0; row < rows; ++row) add_dense_row(row);
       }
     }
-    if (context_.is_sjlt) add_sjlt(context_.sketch, false, accumulators_.data(), out_);
+    if (context_.kind == Kind::sjlt) add_sjlt(context_.sketch, false, accumulators_.data(), out_);
+    if (xorts_) xorts_->flush();
     return squares;
   }
 
@@ -216,7 +228,7 @@ class EmbeddingSample {
     const int64_t width = grad_out_.columns;
     for (int64_t first = 0; first < width; first += kIdColumns) {
       const int64_t last = std::min(first + kIdColumns, width);
-      tables_.make(context_.sketch, key_, false, distinct_, first, last - first, context_.kernels);
+      tables_.make(context_.sketch, key_.philox, false, distinct_, first, last - first, context_.kernels);
       for (int64_t column = first; column < last; column += kPanel) {
         SjltPanel panel = tables_.panel(column, std::min(kPanel, last - column));
         panel.values = sums_.data() + column;
@@ -224,6 +236,12 @@ class EmbeddingSample {
         context_.kernels.sjlt(panel, accumulators_.data());
       }
     }
+  }
+
+  void add_xorts_rows() {
+    const int64_t width = grad_out_.columns;
+    for (size_t row = 0; row < distinct_.size(); ++row)
+      xorts_->add({sums_.data() + static_cast<int64_t>(row) * width, width}, key_.rows, distinct_[row], 1, key_.columns, 0, width);
   }
 
   void add_dense_row(int64_t row) {
@@ -235,7 +253,7 @@ class EmbeddingSample {
       const int64_t count = std::min(kPanel, k - number);
       float sums[kPanel] = {};
       std::copy_n(out_ + number, count, sums);
-      signs_.add(key_, number, first, width, tile, sums, context_.kernels);
+      signs_.add(key_.philox, number, first, width, tile, sums, context_.kernels);
       std::copy_n(sums, count, out_ + number);
     }
   }
@@ -243,19 +261,20 @@ class EmbeddingSample {
   const Context& context_;
   const std::vector<int64_t>& ids_;
   const Matrix& grad_out_;
-  const PhiloxKey key_;
+  const Key& key_;
   float* const out_;
   Workspace workspace_;
   SjltTables tables_;
   SignRows signs_;
   std::vector<uint32_t> distinct_;
+  std::optional<XortsSum> xorts_;
   std::vector<float> sums_, accumulators_;
 };
 
 }  // namespace
 
 void grad_sketch_embedding(const Context& context, const std::vector<int64_t>& ids, const Matrix& grad_out,
-                           const std::vector<int64_t>& bounds, PhiloxKey key, int64_t padding) {
+                           const std::vector<int64_t>& bounds, const Key& key, int64_t padding) {
   const Output& output = context.output;
   parallel_for(static_cast<int64_t>(bounds.size()) - 1, context.threads, [&](int64_t sample) {
     const int64_t first = bounds[static_cast<size_t>(sample)], last = bounds[static_cast<size_t>(sample) + 1];

@@ -50,7 +50,7 @@ class Pass {
         const int64_t number = panel * kPanel, count = std::min(kPanel, k_ - number);
         for (int64_t sample = 0; sample < samples_; ++sample)
           std::copy_n(out(sample) + number, count, sums.data() + sample * kPanel);
-        SignRows().add(part.key, number, id, piece.rows * piece.columns, tiles, sums.data(), kernels_);
+        SignRows().add(part.key.philox, number, id, piece.rows * piece.columns, tiles, sums.data(), kernels_);
         for (int64_t sample = 0; sample < samples_; ++sample)
           std::copy_n(sums.data() + sample * kPanel, count, out(sample) + number);
       });

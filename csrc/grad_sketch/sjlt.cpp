@@ -96,7 +96,7 @@ class Pass {
     plans_[chunk.part].for_chunk(chunk.index, [&](const Block& block) {
       ids.resize(static_cast<size_t>(block.rows));
       std::iota(ids.begin(), ids.end(), static_cast<uint32_t>(block.row));
-      tables.make(sketch_, part.key, part.transposed, ids, block.column, block.columns, kernels_);
+      tables.make(sketch_, part.key.philox, part.transposed, ids, block.column, block.columns, kernels_);
       for (int64_t sample = begin; sample < end; ++sample)
         if (!part.source->is_empty(first + sample))
           squares_[static_cast<size_t>(index * samples + sample)] +=

@@ -6,6 +6,7 @@
 #include <new>
 #include <vector>
 
+#include "../xorts/codes.h"
 #include "kernels.h"
 
 namespace adaptinf {
@@ -110,12 +111,18 @@ struct State {
   int64_t first_step = 0, second_step = 0;
 };
 
+// What a parameter's random matrix is made from: a key of Philox, or for xorts the codes of its rows and columns.
+struct Key {
+  PhiloxKey philox;
+  Codes rows, columns;
+};
+
 // One parameter: its gradients, and the matrix that sketches them.
 struct Part {
   const Source* source;
   int64_t rows, columns;  // of the parameter
   bool transposed;        // the source's scalar side are columns
-  PhiloxKey key;
+  Key key;
   State state;
 };
 

@@ -1,10 +1,10 @@
-"""Kinds sjlt and rademacher by the native module (``csrc/grad_sketch/``), on the CPU."""
+"""Kinds sjlt, rademacher and xorts by the native module (``csrc/grad_sketch/``), on the CPU."""
 
 from __future__ import annotations
 
 from adaptinf_kernels import _native
 from adaptinf_kernels.sketch import native
-from adaptinf_kernels.sketch.definition import Sketch, philox_key
+from adaptinf_kernels.sketch.definition import Sketch
 from torch import Tensor
 
 
@@ -35,12 +35,13 @@ def run(
     """([B, k] with entries of +-1, squared norms [B] or [0]), both float32."""
     z, squares = native.results(len(cu_seqlens) - 1, sketch, norms)
     grad_out = _native.rows_contiguous(grad_out)
+    key = native.Key(sketch, name, vocabulary, grad_out.shape[1])
     _native.native().grad_sketch_embedding(
         ids.tolist(),
         _native.view(grad_out),
         cu_seqlens.tolist(),
         native.sketch_arguments(sketch),
-        philox_key(sketch.seed, name),
+        key.argument,
         padding_idx,
         _native.view(z),
         _native.view(squares),

@@ -1,10 +1,10 @@
-"""Kinds sjlt and rademacher by the native module (``csrc/grad_sketch/``), on the CPU."""
+"""Kinds sjlt, rademacher and xorts by the native module (``csrc/grad_sketch/``), on the CPU."""
 
 from __future__ import annotations
 
 from adaptinf_kernels import _native
 from adaptinf_kernels.sketch import native
-from adaptinf_kernels.sketch.definition import Sketch, philox_key
+from adaptinf_kernels.sketch.definition import Sketch
 from adaptinf_kernels.sketch.preconditioner import State
 from torch import Tensor
 
@@ -22,13 +22,14 @@ def run(
     """([B, k] with entries of +-1, squared norms [B] or [0]), both float32."""
     z, squares = native.results(len(cu_seqlens) - 1, sketch, norms)
     x, grad_out = _native.rows_contiguous(x), _native.rows_contiguous(grad_out)
+    key = native.Key(sketch, name, grad_out.shape[1], x.shape[1])
     moments = native.Moments(state)
     _native.native().grad_sketch_linear(
         _native.view(x),
         _native.view(grad_out),
         cu_seqlens.tolist(),
         native.sketch_arguments(sketch),
-        philox_key(sketch.seed, name),
+        key.argument,
         moments.arguments,
         _native.view(z),
         _native.view(squares),

@@ -1,10 +1,10 @@
-"""Kinds sjlt and rademacher by the native module (``csrc/grad_sketch/``), on the CPU."""
+"""Kinds sjlt, rademacher and xorts by the native module (``csrc/grad_sketch/``), on the CPU."""
 
 from __future__ import annotations
 
 from adaptinf_kernels import _native
 from adaptinf_kernels.sketch import native
-from adaptinf_kernels.sketch.definition import Sketch, philox_key
+from adaptinf_kernels.sketch.definition import Sketch
 from adaptinf_kernels.sketch.preconditioner import State
 from torch import Tensor
 
@@ -43,12 +43,14 @@ def run(
     z, squares = native.results(len(cu_seqlens) - 1, sketch, norms)
     matrices = [_native.rows_contiguous(tensor) for tensor in (x, grad_out, lora_a, lora_b)]
     row = None if magnitude is None else magnitude.contiguous()[None]
+    shapes = (lora_a.shape, lora_b.shape)
+    keys = [native.Key(sketch, name, *shape) for name, shape in zip(names, shapes, strict=True)]
     moments = [native.Moments(state) for state in states]
     _native.native().grad_sketch_lora(
         *map(_native.view, matrices),
         cu_seqlens.tolist(),
         native.sketch_arguments(sketch),
-        *(philox_key(sketch.seed, name) for name in names),
+        *(key.argument for key in keys),
         scaling,
         None if row is None else _native.view(row),
         moments[0].arguments,

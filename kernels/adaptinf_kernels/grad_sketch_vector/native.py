@@ -1,10 +1,10 @@
-"""Kinds sjlt and rademacher by the native module (``csrc/grad_sketch/``), on the CPU."""
+"""Kinds sjlt, rademacher and xorts by the native module (``csrc/grad_sketch/``), on the CPU."""
 
 from __future__ import annotations
 
 from adaptinf_kernels import _native
 from adaptinf_kernels.sketch import native
-from adaptinf_kernels.sketch.definition import Sketch, philox_key
+from adaptinf_kernels.sketch.definition import Sketch
 from adaptinf_kernels.sketch.preconditioner import State
 from torch import Tensor
 
@@ -35,13 +35,14 @@ def run(
     z, squares = native.results(len(cu_seqlens) - 1, sketch, norms)
     grad_out = _native.rows_contiguous(grad_out)
     factor = None if factor is None else _native.rows_contiguous(factor)
+    key = native.Key(sketch, name, 1, grad_out.shape[1])
     moments = native.Moments(state)
     _native.native().grad_sketch_vector(
         None if factor is None else _native.view(factor),
         _native.view(grad_out),
         cu_seqlens.tolist(),
         native.sketch_arguments(sketch),
-        philox_key(sketch.seed, name),
+        key.argument,
         moments.arguments,
         _native.view(z),
         _native.view(squares),

@@ -1,10 +1,10 @@
-"""Kinds sjlt and rademacher by the native module (``csrc/grad_sketch/``), on the CPU."""
+"""Kinds sjlt, rademacher and xorts by the native module (``csrc/grad_sketch/``), on the CPU."""
 
 from __future__ import annotations
 
 from adaptinf_kernels import _native
 from adaptinf_kernels.sketch import native
-from adaptinf_kernels.sketch.definition import Sketch, philox_key
+from adaptinf_kernels.sketch.definition import Sketch
 from torch import Tensor
 
 
@@ -17,11 +17,12 @@ def run(gradients: Tensor, shape: tuple[int, int], sketch: Sketch, name: str) ->
     """[B, D] -> float32 [B, k] with entries of +-1."""
     z, _ = native.results(len(gradients), sketch, norms=False)
     gradients = _native.rows_contiguous(gradients)
+    key = native.Key(sketch, name, *shape)
     _native.native().project(
         _native.view(gradients),
         *shape,
         native.sketch_arguments(sketch),
-        philox_key(sketch.seed, name),
+        key.argument,
         _native.view(z),
         _native.threads(),
         native.CPU_LEVEL,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from adaptinf_kernels import _native
-from adaptinf_kernels.sketch.definition import Sketch
+from adaptinf_kernels.sketch.definition import Sketch, philox_key
 from adaptinf_kernels.sketch.preconditioner import State
+from adaptinf_kernels.sketch.tables import xorts_codes
 from torch import Tensor
 
 CPU_LEVEL = ""
@@ -22,8 +23,6 @@ def reasons_against(sketch: Sketch, *tensors: Tensor | None) -> list[str]:
         reasons.append("it runs on the CPU")
     if sketch.kind == "kron":
         reasons.append("kind 'kron' is two matrix products, which torch does")
-    if sketch.kind == "xorts":
-        reasons.append("it has no kind 'xorts'")
     dtypes = sorted({str(tensor.dtype) for tensor in given if tensor.dtype not in _DTYPES})
     if dtypes:
         reasons.append(f"it takes float32, float16 and bfloat16, not {', '.join(dtypes)}")
@@ -34,6 +33,17 @@ def sketch_arguments(sketch: Sketch) -> tuple[str, int, int, int, int]:
     """(kind, k, slices, rows of a tile, columns of a tile)."""
     rows, columns = sketch.tile if sketch.kind == "sjlt" else (1, sketch.k)
     return sketch.kind, sketch.k, sketch.nonzeros, rows, columns
+
+
+class Key:
+    """What a parameter's random matrix is made from, for the native module; holds what its views point to."""
+
+    def __init__(self, sketch: Sketch, name: str, rows: int, columns: int) -> None:
+        self.argument: int | tuple[object, ...] = philox_key(sketch.seed, name)
+        if sketch.kind == "xorts":
+            sides = enumerate((rows, columns))
+            self._held = [xorts_codes(sketch, name, side, size, torch.device("cpu")) for side, size in sides]
+            self.argument = tuple(map(_native.view, self._held))
 
 
 class Moments:
