@@ -104,16 +104,17 @@ Moments::Moments(const Preconditioner& by, const std::optional<Matrix>& first, c
 void grad_sketch_linear(const Context& context, const Matrix& x, const Matrix& grad_out, const std::vector<int64_t>& bounds,
                         const Key& key, const Preconditioning& preconditioning) {
   const int64_t rows = grad_out.columns, columns = x.columns;
-  if (context.kind == Kind::xorts && context.output.squared_norms == nullptr &&
-      transform_is_cheaper(rows, columns, context.sketch.k, key.rows.repetitions)) {
-    transform_xorts(grad_out, key.rows, x, key.columns, bounds, context.output, context.level, context.threads);
-    return;
-  }
   const bool transposed = columns <= kThinColumns && columns < rows;
   const Moments moments(preconditioning.by, preconditioning.first, preconditioning.second, transposed, context.kernels,
                         context.threads);
   const Products source(context.kernels, transposed ? x : grad_out, transposed ? grad_out : x, bounds);
-  run(context, {{&source, rows, columns, transposed, key, moments.state()}});
+  const Part part{&source, rows, columns, transposed, key, moments.state()};
+  if (context.kind == Kind::xorts && transform_is_cheaper(rows, columns, context.sketch.k, key.rows.repetitions)) {
+    transform_xorts(grad_out, key.rows, x, key.columns, bounds, context.output, context.level, context.threads);
+    if (context.output.squared_norms != nullptr) squared_norms(part, context.output, context.kernels, context.threads);
+    return;
+  }
+  run(context, {part});
 }
 
 // B's vectors run along its rows whatever its shape, because DoRA's magnitude does.

@@ -1,6 +1,7 @@
 // Gradients formed in panels, every entry moved to its bucket.
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "../common/parallel.h"
 #include "xorts.h"
@@ -40,9 +41,9 @@ void add_chunks(const Part& part, std::vector<Chunk>& chunks) {
     chunks.push_back({&part, {blocks.begin() + chunk * all / count, blocks.begin() + (chunk + 1) * all / count}});
 }
 
-// Adds the block of a sample's gradient; returns its squared norm, if it is wanted.
+// Adds the block to the sum, if there is one; returns its squared norm, if it is wanted.
 double add_block(const Part& part, const Block& block, int64_t sample, bool norms, const Kernels& kernels,
-                 Workspace& workspace, XortsSum& sum) {
+                 Workspace& workspace, XortsSum* sum) {
   const Codes& scalars = part.transposed ? part.key.columns : part.key.rows;
   const Codes& vectors = part.transposed ? part.key.rows : part.key.columns;
   double squares = 0;
@@ -51,7 +52,7 @@ double add_block(const Part& part, const Block& block, int64_t sample, bool norm
     const int64_t columns = std::min(kPanel, block.column + block.columns - column);
     const Panel panel = part.source->panel(sample, block.row, block.rows, column, columns, false, workspace);
     if (norms) squares += kernels.squared_norm(panel.values, panel.step, block.rows, columns);
-    sum.add(panel, scalars, block.row, block.rows, vectors, column, columns);
+    if (sum != nullptr) sum->add(panel, scalars, block.row, block.rows, vectors, column, columns);
   }
   return squares;
 }
@@ -98,7 +99,8 @@ void sketch_xorts(const std::vector<Part>& parts, int64_t k, const Output& outpu
   for (const Part& part : parts) add_chunks(part, chunks);
   const auto count = static_cast<int64_t>(chunks.size());
   const bool norms = output.squared_norms != nullptr;
-  const int64_t all = parts.front().source->samples(), most = std::max<int64_t>(1, kAccumulatorFloats / std::max<int64_t>(k * count, 1));
+  const int64_t all = parts.front().source->samples();
+  const int64_t most = std::max<int64_t>(1, kAccumulatorFloats / std::max<int64_t>(k * count, 1));
   Floats memory;
   for (int64_t first = 0; first < all; first += most) {
     const int64_t samples = std::min(most, all - first);
@@ -111,7 +113,7 @@ void sketch_xorts(const std::vector<Part>& parts, int64_t k, const Output& outpu
       if (chunk.part->source->is_empty(sample)) return;
       Workspace workspace;
       for (const Block& block : chunk.blocks)
-        squares[static_cast<size_t>(task)] += add_block(*chunk.part, block, sample, norms, kernels, workspace, sum);
+        squares[static_cast<size_t>(task)] += add_block(*chunk.part, block, sample, norms, kernels, workspace, &sum);
       sum.flush();
     });
     parallel_for(samples, threads, [&](int64_t sample) {
@@ -124,6 +126,25 @@ void sketch_xorts(const std::vector<Part>& parts, int64_t k, const Output& outpu
       }
       if (norms) output.squared_norms[first + sample] = static_cast<float>(square);
     });
+  }
+}
+
+void squared_norms(const Part& part, const Output& output, const Kernels& kernels, int threads) {
+  std::vector<Chunk> chunks;
+  add_chunks(part, chunks);
+  const auto count = static_cast<int64_t>(chunks.size());
+  const int64_t samples = part.source->samples();
+  std::vector<double> squares(static_cast<size_t>(samples * count), 0.0);
+  parallel_for(samples * count, threads, [&](int64_t task) {
+    const int64_t sample = task / count;
+    if (part.source->is_empty(sample)) return;
+    Workspace workspace;
+    for (const Block& block : chunks[static_cast<size_t>(task % count)].blocks)
+      squares[static_cast<size_t>(task)] += add_block(part, block, sample, true, kernels, workspace, nullptr);
+  });
+  for (int64_t sample = 0; sample < samples; ++sample) {
+    const auto first = squares.begin() + sample * count;
+    output.squared_norms[sample] = static_cast<float>(std::accumulate(first, first + count, 0.0));
   }
 }
 

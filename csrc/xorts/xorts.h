@@ -30,7 +30,10 @@ class XortsSum {
 // sketch = sum over the parts.
 void sketch_xorts(const std::vector<Part>& parts, int64_t k, const Output& output, const Kernels& kernels, int threads);
 
-// One weight, of gradients G_b^T X_b; without squared norms.
+// The squared norms alone.
+void squared_norms(const Part& part, const Output& output, const Kernels& kernels, int threads);
+
+// The sketch of one weight, of gradients G_b^T X_b; no squared norms.
 void transform_xorts(const Matrix& grad_out, const Codes& rows, const Matrix& x, const Codes& columns,
                      const std::vector<int64_t>& bounds, const Output& output, CpuLevel level, int threads);
 

@@ -15,7 +15,7 @@ from adaptinf_kernels._native import native
 if not build_info()["native"]:
     pytest.skip(build_info()["reason"], allow_module_level=True)
 
-F32, F64, S, NO = 0x220, 0x240, "('sjlt', 4, 1, 2, 2)", "('', None, None, [0.0] * 4)"
+F32, F64, I64, S, NO = 0x220, 0x240, 0x40, "('sjlt', 4, 1, 2, 2)", "('', None, None, [0.0] * 4)"
 NO_NORMS = f"(0, [0], [1], {F32}, 1, 0)"
 
 
@@ -35,12 +35,23 @@ def linear(**changes: str) -> str:
     return f"_C.grad_sketch_linear({', '.join({**arguments, **changes}.values())})"
 
 
+def xorts(rows: str = "", columns: str = "", **changes: str) -> str:
+    key = f"({rows or codes(1, 5)}, {columns or codes(1, 3)})"
+    return linear(**{"sketch": "('xorts', 4, 1, 1, 4)", "key": key, **changes})
+
+
+def codes(repetitions: int, ids: int, pointer: str = "P") -> str:
+    return f"({pointer}, [{repetitions}, {ids}], [{ids}, 1], {I64}, 1, 0)"
+
+
 def moment(rows: int, columns: int) -> str:
     return f"(P, [{rows}, {columns}], [{columns}, 1], {F32}, 1, 0)"
 
 
-def embedding(ids: str) -> str:
-    return f"_C.grad_sketch_embedding({ids}, {moment(2, 3)}, [0, 2], {S}, 7, -1, {moment(1, 4)}, {NO_NORMS}, 1)"
+def embedding(ids: str, sketch: str = S, key: str = "7") -> str:
+    return (
+        f"_C.grad_sketch_embedding({ids}, {moment(2, 3)}, [0, 2], {sketch}, {key}, -1, {moment(1, 4)}, {NO_NORMS}, 1)"
+    )
 
 
 def lora(a: str = "", b: str = "", magnitude: str = "None") -> str:
@@ -73,7 +84,7 @@ HOSTILE = {
     linear(bounds="[0, -2, 4]"): "bounds: must not fall",
     linear(bounds="[1, 2, 4]"): "bounds: must run",
     linear(bounds="[0, 2**70, 4]"): "incompatible",
-    linear(sketch="('xorts', 4, 1, 2, 2)"): "kind 'xorts'",
+    linear(sketch="('kron', 4, 1, 2, 2)"): "kind 'kron'",
     linear(sketch="('sjlt', 4, 1, 2, 3)"): "do not make k",
     linear(sketch="('sjlt', 4, 0, 2, 2)"): "do not make k",
     linear(sketch="('sjlt', 4, -1, -2, 2)"): "do not make k",
@@ -101,6 +112,21 @@ HOSTILE = {
     f"_C.grad_sketch_vector({moment(2, 5)}, {moment(2, 6)}, [0, 2], {S}, 7, {NO}, {moment(1, 4)}, {NO_NORMS}, 1)": (
         "factor: must be"
     ),
+    xorts(key="7"): "codes of rows and columns",
+    linear(key=f"({codes(1, 5)}, {codes(1, 3)})"): "codes of rows and columns",
+    xorts(rows=codes(1, 6)): "row codes: must be as many",
+    xorts(columns=codes(1, 5)): "column codes: must be as many",
+    xorts(rows=codes(2, 5)): "differ in their repetitions",
+    xorts(rows=codes(0, 5), columns=codes(0, 3)): "from 1 to 4 repetitions",
+    xorts(rows=codes(5, 5), columns=codes(5, 3)): "from 1 to 4 repetitions",
+    xorts(rows=codes(1, 5, "Q")): "row codes: a code is not in",
+    xorts(columns=codes(1, 3, "0")): "column codes: null pointer",
+    xorts(columns=f"(P, [1, 3], [3, 1], {F32}, 1, 0)"): "column codes: dtype",
+    xorts(columns=f"(P, [1, 3], [3, 1], {I64}, 2, 0)"): "column codes: must be in the memory of the CPU",
+    xorts(columns=f"(P, [3], [1], {I64}, 1, 0)"): "column codes: needs 2 sizes",
+    xorts(sketch="('xorts', 6, 1, 1, 6)", z=f"(Q, [2, 6], [6, 1], {F32}, 1, 0)"): "power of two",
+    xorts(state=f"('diagonal', None, {moment(5, 3)}, [0.0] * 4)"): "xorts takes none",
+    embedding("[0, 7]", "('xorts', 4, 1, 1, 4)", f"({codes(1, 7)}, {codes(1, 3)})"): "an id has no code",
     lora(a=moment(2, 9)): "lora_a: must be",
     lora(b=moment(5, 3)): "lora_b: must be",
     lora(magnitude=moment(1, 4)): "magnitude: must be",
@@ -128,7 +154,7 @@ def outcomes() -> dict[str, str]:
             f"    found[{call!r}] = str(error)",
         ]
     lines += ["assert not any(read) and all(word == -1 for word in written), 'memory was written'"]
-    lines += [f"{linear()}  # what is right passes", "print(json.dumps(found))"]
+    lines += [f"{linear()}  # what is right passes", xorts(), "print(json.dumps(found))"]
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"died in {done.stderr[-800:]}"
     return json.loads(done.stdout)
