@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from adaptinf_kernels import Sketch, TokenScores, token_scores
+from adaptinf_kernels.token_scores.samples import segment_sum
 from torch import Tensor, nn
 
 from adaptinf.capture.context import Capture, capture
 from adaptinf.capture.layout import Layout, layout
 from adaptinf.capture.merging import merged_adapters
-from adaptinf.capture.scores import sample_means, segment_sum
+from adaptinf.capture.scores import sample_means
 from adaptinf.models import Encoded, LanguageModel
 
 

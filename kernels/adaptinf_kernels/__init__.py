@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from adaptinf_kernels.sketch.preconditioner import Preconditioner
     from adaptinf_kernels.sketch.samples import GradSketch
     from adaptinf_kernels.token_scores.api import TokenScores, token_scores
+    from adaptinf_kernels.token_scores.samples import SampleScores, sample_scores
 
 __all__ = [
     "GradSketch",
     "KMeansResult",
     "NotSupportedError",
     "Preconditioner",
+    "SampleScores",
     "SemDedupResult",
     "Sketch",
     "TokenScores",
@@ -46,6 +48,7 @@ __all__ = [
     "grad_sketch_norm",
     "kmeans",
     "project",
+    "sample_scores",
     "semdedup",
     "signs",
     "token_scores",
@@ -56,6 +59,7 @@ _HOMES = {
     "KMeansResult": "kmeans.api",
     "NotSupportedError": "errors",
     "Preconditioner": "sketch.preconditioner",
+    "SampleScores": "token_scores.samples",
     "SemDedupResult": "semdedup.api",
     "Sketch": "sketch.definition",
     "TokenScores": "token_scores.api",
@@ -69,6 +73,7 @@ _HOMES = {
     "grad_sketch_norm": "grad_sketch_vector.api",
     "kmeans": "kmeans.api",
     "project": "project.api",
+    "sample_scores": "token_scores.samples",
     "semdedup": "semdedup.api",
     "signs": "signs.api",
     "token_scores": "token_scores.api",
