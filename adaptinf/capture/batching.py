@@ -13,7 +13,7 @@ from adaptinf.models import Encoded
 WINDOW_BYTES = 1 << 30
 """Pictures and other tensors of encoded samples that are held at once."""
 
-CPU_TOKENS = 1024
+CPU_TOKENS = 2048
 """Tokens a batch on a CPU: the activations of small models stay in its cache, large ones gain nothing from more."""
 
 GPU_TOKENS = 4096

@@ -7,12 +7,10 @@ target's per-sample gradient. Samples with pictures run a second, forward-only p
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from adaptinf_kernels import Sketch
 from transformers import PreTrainedModel
 
@@ -105,7 +103,7 @@ def extract(
     ids: list[str] = []
     dropped: list[tuple[str, str]] = []
     parts: list[Rows] = []
-    known: dict[bytes, float] = {}
+    known: dict[Hashable, float] = {}
     with progress(total=len(dataset), description=description, unit="sample") as bar, run.open(), blind.open():
         for window in windows(_usable(lm, dataset, on_error, dropped)):
             rows = _rows(run, window, batching, bar.update)
@@ -167,20 +165,19 @@ def _blind_nll(
     rows: Rows,
     mode: Literal["remove", "zero"],
     batching: Batching,
-    known: dict[bytes, float],
+    known: dict[Hashable, float],
 ) -> np.ndarray:
     """``nll_without_image``: NaN for text-only samples, or their own NLL where pictures are zeroed.
 
-    Without their pictures many samples of a task are alike: each distinct one is run once (``known``).
+    With their pictures removed many samples of a task are the same text: each is run once (``known``).
     """
     column = rows["nll"].copy() if mode == "zero" else np.full(len(samples), np.nan)
-    keys: dict[int, bytes] = {}
-    new: dict[bytes, Encoded] = {}
+    keys: dict[int, Hashable] = {}
+    new: dict[Hashable, Encoded] = {}
     for i in np.flatnonzero(rows["n_images"] > 0).tolist():
-        blind = run.lm.encoder.encode(samples[i], images=mode)
-        keys[i] = key = _content(blind)
-        if key not in known:
-            new[key] = blind
+        keys[i] = key = samples[i].id if mode == "zero" else _text(samples[i])
+        if key not in known and key not in new:
+            new[key] = run.lm.encoder.encode(samples[i], images=mode)
     if new:
         nll = _rows(run, list(new.values()), batching, lambda count: None)["nll"]
         known.update(zip(new, nll.tolist(), strict=True))
@@ -189,13 +186,9 @@ def _blind_nll(
     return column
 
 
-def _content(encoded: Encoded) -> bytes:
-    """A digest of all that the model sees of a sample."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted({**encoded.extras, "": encoded.input_ids, " labels": encoded.labels}.items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.digest()
+def _text(sample: Sample) -> Hashable:
+    """All that a model sees of a sample whose pictures were removed."""
+    return tuple((message.role, message.text) for message in sample.messages), sample.answer
 
 
 def _check_finite(ids: Sequence[str], rows: Rows, policy: OnNonFinite) -> tuple[Rows, list[str], list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,8 @@ class Forward:
     hidden: int | str | None
     loss: str
     packed: bool
-    flops: float = 0.0
+    lengths: list[int] = field(default_factory=list)
+    pixels: int = 0
     captured: Capture | None = None
     layer_output: Tensor | None = None
 
@@ -77,10 +78,14 @@ class Forward:
             scale = torch.ones_like(where.answer_lengths) if self.loss == "sum" else where.answer_lengths
             per_token = (1.0 / scale.float()).repeat_interleave(where.answer_lengths, output_size=len(answers))
             answers.backward((token.grad_hidden * per_token[:, None]).to(answers.dtype))
-        lengths = [len(encoded.input_ids) for encoded in batch]
-        pixels = inputs["pixel_values"].numel() if "pixel_values" in inputs else 0
-        self.flops += lm.flops(lengths, backward_layers=self._depth() if backward else 0, pixels=pixels)
+        self.lengths += [len(encoded.input_ids) for encoded in batch]
+        self.pixels += inputs["pixel_values"].numel() if "pixel_values" in inputs else 0
         return self._collect(batch, where, states.detach(), token, weight, bias)
+
+    @property
+    def flops(self) -> float:
+        """What all batches so far cost, by the counting model."""
+        return self.lm.flops(self.lengths, backward_layers=self._depth() if self.targets else 0, pixels=self.pixels)
 
     @property
     def _head(self) -> nn.Linear | None:

@@ -215,7 +215,7 @@ class LanguageModel:
     def _takes_positions(self) -> bool:
         return "position_ids" in signature(self.base.forward).parameters and not self._multimodal_positions
 
-    @property
+    @cached_property
     def _multimodal_positions(self) -> bool:
         """Rotary positions in time, height and width, which the model computes from mask and pictures."""
         return any(hasattr(module, "get_rope_index") for module in self.base.modules())

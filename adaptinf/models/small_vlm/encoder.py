@@ -84,4 +84,4 @@ class SmallVlmEncoder(ChatEncoder):
     @cached_property
     def _grey(self) -> Tensor:
         """Features of a preprocessed picture of zeros."""
-        return self.features.compute(torch.zeros(1, 3, self.features.size, self.features.size))
+        return self.features.compute(torch.zeros(3, self.features.size, self.features.size))[None]
