@@ -73,6 +73,23 @@ def test_a_sample_does_not_see_its_neighbours(name: str, sketch: Sketch, impl: s
             assert torch.equal(some.squared_norms, whole.squared_norms[order])
 
 
+@pytest.mark.parametrize(("name", "sketch", "impl"), [case for case in EACH if case.values[2] != "reference"])
+def test_the_number_of_threads_does_not_matter(name: str, sketch: Sketch, impl: str) -> None:
+    """Of the optimised implementations: a matrix product of torch, which the reference uses, may round differently."""
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2, 3, 4):
+            torch.set_num_threads(threads)
+            found.append(ONE_OF_EACH[name].run(sketch, impl, return_norms=True))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert torch.equal(other.sketch, found[0].sketch)
+        if other.squared_norms is not None and found[0].squared_norms is not None:
+            assert torch.equal(other.squared_norms, found[0].squared_norms)
+
+
 @pytest.mark.parametrize(("name", "sketch", "impl"), EACH)
 def test_the_layout_in_memory_does_not_matter(name: str, sketch: Sketch, impl: str) -> None:
     problem = ONE_OF_EACH[name]
