@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from adaptinf_kernels.sketch.preconditioner import Preconditioner
     from adaptinf_kernels.sketch.samples import GradSketch
     from adaptinf_kernels.token_scores.api import TokenScores, token_scores
+    from adaptinf_kernels.token_scores.head import head_sketch
     from adaptinf_kernels.token_scores.samples import SampleScores, sample_scores
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "grad_sketch_linear",
     "grad_sketch_lora",
     "grad_sketch_norm",
+    "head_sketch",
     "kmeans",
     "project",
     "sample_scores",
@@ -71,6 +73,7 @@ _HOMES = {
     "grad_sketch_linear": "grad_sketch_linear.api",
     "grad_sketch_lora": "grad_sketch_lora.api",
     "grad_sketch_norm": "grad_sketch_vector.api",
+    "head_sketch": "token_scores.head",
     "kmeans": "kmeans.api",
     "project": "project.api",
     "sample_scores": "token_scores.samples",

@@ -88,12 +88,12 @@ def _xorts(x_b: Tensor, g_b: Tensor, sketch: Sketch, name: str) -> Tensor:
     transformed = torch.zeros(1, k, dtype=x_b.dtype, device=x_b.device)
     for codes_g, codes_x in zip(out_codes, in_codes, strict=True):
         for start in range(0, len(x_b), _TOKENS):
-            g = walsh_hadamard(_count_sketch(g_b[start : start + _TOKENS], codes_g, k))
-            transformed += (g * walsh_hadamard(_count_sketch(x_b[start : start + _TOKENS], codes_x, k))).sum(0)
+            g = walsh_hadamard(count_sketch(g_b[start : start + _TOKENS], codes_g, k))
+            transformed += (g * walsh_hadamard(count_sketch(x_b[start : start + _TOKENS], codes_x, k))).sum(0)
     return walsh_hadamard(transformed)[0] / k
 
 
-def _count_sketch(values: Tensor, codes: Tensor, k: int) -> Tensor:
+def count_sketch(values: Tensor, codes: Tensor, k: int) -> Tensor:
     """[T, d] -> [T, k]; among k consecutive ids no two share a bucket, so plain indexing adds them all."""
     sketch = torch.zeros(len(values), k, dtype=values.dtype, device=values.device)
     signed = values * (1 - 2 * (codes >= k)).to(values.dtype)

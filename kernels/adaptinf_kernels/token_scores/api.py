@@ -55,29 +55,33 @@ def token_scores(
         TypeError: a dtype does not fit.
         NotSupportedError: ``impl`` cannot run on these inputs.
     """
-    if hidden.dim() != 2:
-        raise ValueError(f"hidden must be [T, d], not {list(hidden.shape)}")
-    if not hidden.is_floating_point():
-        raise TypeError(f"hidden must be floating point, not {hidden.dtype}")
-    if labels.dtype != torch.int64:
-        raise TypeError(f"labels must be int64, not {labels.dtype}")
-    if labels.shape != hidden.shape[:1]:
-        raise ValueError(f"labels must be [T={hidden.shape[0]}], not {list(labels.shape)}")
-    if weight is None:
-        if bias is not None:
-            raise ValueError("bias belongs to weight: without a head, hidden holds the logits")
-        vocabulary = hidden.shape[1]
-    else:
-        if weight.dim() != 2 or weight.shape[1] != hidden.shape[1]:
-            raise ValueError(f"weight must be [V, d={hidden.shape[1]}], not {list(weight.shape)}")
-        if not weight.is_floating_point():
-            raise TypeError(f"weight must be floating point, not {weight.dtype}")
-        vocabulary = weight.shape[0]
-    if vocabulary == 0:
-        raise ValueError("the vocabulary is empty")
-    if bias is not None and bias.shape != (vocabulary,):
-        raise ValueError(f"bias must be [V={vocabulary}], not {list(bias.shape)}")
+    check_head(hidden, weight, labels, bias)
     nll, entropy, el2n_sq, margin, grad_hidden = torch.ops.adaptinf_kernels.token_scores(
         hidden, weight, labels, bias, grad, impl
     )
     return TokenScores(nll, entropy, el2n_sq, margin, grad_hidden if grad else None)
+
+
+def check_head(hidden: Tensor, weight: Tensor | None, labels: Tensor, bias: Tensor | None) -> None:
+    """Shapes, dtypes and devices of what :func:`token_scores` takes; ValueError or TypeError."""
+    if hidden.dim() != 2:
+        raise ValueError(f"hidden must be [T, d], not {list(hidden.shape)}")
+    if labels.dtype != torch.int64:
+        raise TypeError(f"labels must be int64, not {labels.dtype}")
+    if labels.shape != hidden.shape[:1]:
+        raise ValueError(f"labels must be [T={hidden.shape[0]}], not {list(labels.shape)}")
+    if weight is None and bias is not None:
+        raise ValueError("bias belongs to weight: without a head, hidden holds the logits")
+    if weight is not None and (weight.dim() != 2 or weight.shape[1] != hidden.shape[1]):
+        raise ValueError(f"weight must be [V, d={hidden.shape[1]}], not {list(weight.shape)}")
+    vocabulary = hidden.shape[1] if weight is None else weight.shape[0]
+    if vocabulary == 0:
+        raise ValueError("the vocabulary is empty")
+    if bias is not None and bias.shape != (vocabulary,):
+        raise ValueError(f"bias must be [V={vocabulary}], not {list(bias.shape)}")
+    for name, tensor in (("hidden", hidden), ("weight", weight), ("bias", bias)):
+        if tensor is not None and not tensor.is_floating_point():
+            raise TypeError(f"{name} must be floating point, not {tensor.dtype}")
+    for name, tensor in (("weight", weight), ("bias", bias), ("labels", labels)):
+        if tensor is not None and tensor.device != hidden.device:
+            raise ValueError(f"{name} is on {tensor.device} and hidden on {hidden.device}")

@@ -22,12 +22,16 @@ Scores = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 def _token_scores(
     hidden: Tensor, weight: Tensor | None, labels: Tensor, bias: Tensor | None, grad: bool, impl: str
 ) -> Scores:
-    vocabulary = hidden.shape[1] if weight is None else weight.shape[0]
+    check_labels(labels, hidden.shape[1] if weight is None else weight.shape[0])
+    return OP(impl, hidden, weight, labels, bias, grad)
+
+
+def check_labels(labels: Tensor, vocabulary: int) -> None:
+    """Raises ValueError for the first label that is neither -100 nor a token id."""
     wrong = ((labels < 0) | (labels >= vocabulary)) & (labels != -100)
     if wrong.any():
         token = int(wrong.nonzero()[0])
         raise ValueError(f"labels[{token}]={int(labels[token])} is neither -100 nor a token id under V={vocabulary}")
-    return OP(impl, hidden, weight, labels, bias, grad)
 
 
 @torch.library.register_fake("adaptinf_kernels::token_scores", lib=_library)
