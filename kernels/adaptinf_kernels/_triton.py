@@ -2,8 +2,8 @@
 
 The folder of an op holds ``triton.py`` (``run`` and ``not_supported_reasons``, importable without triton) and
 ``triton_kernels.py`` (the ``@triton.jit`` functions and ``compilations()``, imported when first run). A launch's block
-sizes, warps and stages follow from widths and dtypes alone, never from how many samples or tokens there are and never
-from a search at run time: equal inputs give equal bits.
+sizes, warps and stages follow from widths, dtypes and the architecture alone, never from how many samples or tokens
+there are and never from a search at run time: equal inputs give equal bits.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Compilation:
 
     ``signature`` maps every parameter to its Triton type ("*bf16", "i32", "constexpr"), ``constexprs`` the last kind to
     values, ``divisible`` names the parameters that are multiples of 16. ``default`` marks what ``run`` launches unless
-    told otherwise: those must not spill.
+    told otherwise: those must not spill. ``architectures`` are those that it is launched on.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Compilation:
     num_stages: int
     divisible: tuple[str, ...] = ()
     default: bool = True
+    architectures: tuple[int, ...] = (80, 90, 100)
 
 
 def interpreted() -> bool:
@@ -59,6 +60,11 @@ def _missing() -> list[str]:
     except ImportError:  # an import hook refuses it
         found = False
     return [] if found else ["triton is not installed (`pip install 'triton>=3.6'`)"]
+
+
+def is_hopper(device: torch.device) -> bool:
+    """Whether blocks are cut for compute capability 9.0, whose tensor cores want the largest; interpreted: as there."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device)[0] == 9
 
 
 def reasons_against(*tensors: Tensor | None) -> list[str]:

@@ -55,8 +55,12 @@ def main(architecture: str, *ops: str) -> None:
     found: dict[str, dict[str, Any]] = {}
     for op in sorted(ops or (path.parent.name for path in package.glob("*/triton_kernels.py"))):
         compilations = importlib.import_module(f"adaptinf_kernels.{op}.triton_kernels").compilations()
-        found[op] = {one.name: compile_one(one, int(architecture)) for one in compilations}
-        if len(found[op]) != len(compilations):
+        found[op] = {
+            one.name: compile_one(one, int(architecture))
+            for one in compilations
+            if int(architecture) in one.architectures
+        }
+        if len({one.name for one in compilations}) != len(compilations):
             raise ValueError(f"{op}: two compilations have one name")
     print(json.dumps(found))
 

@@ -1,4 +1,4 @@
-# pyright: reportGeneralTypeIssues=false  (to pyright a @triton.jit function never returns)
+# pyright: reportGeneralTypeIssues=false
 """Philox words, and the signs made of them, inside Triton kernels: bit for bit those of ``philox`` and ``signs``."""
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ def key_argument(key: int) -> int:
 
 @triton.jit
 def philox(key, number, word2, word3):
-    """The four uint32 words at counter ``(number mod 2^32, number div 2^32, word2, word3)``; arguments broadcast."""
-    number = tl.to_tensor(number).to(tl.uint64)
+    """The four uint32 words at counter ``(number mod 2^32, number div 2^32, word2, word3)``; integers, broadcast."""
+    number = number.to(tl.uint64)
     low = (number & 0xFFFFFFFF).to(tl.uint32)
-    high = (number >> 32).to(tl.uint32)
-    return tl.philox(key, low, high, tl.to_tensor(word2).to(tl.uint32), tl.to_tensor(word3).to(tl.uint32))
+    zero = low * 0  # makes tensors of constants
+    return tl.philox(key, low, (number >> 32).to(tl.uint32), (zero + word2).to(tl.uint32), (zero + word3).to(tl.uint32))
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-# pyright: reportGeneralTypeIssues=false  (to pyright a @triton.jit function never returns)
+# pyright: reportGeneralTypeIssues=false
 """One slice of sjlt inside Triton kernels: a block of a weight, signed, turned and folded onto the rows of the slice.
 
 A block [BM, BN] holds whole tiles [P, Q] of the weight (powers of two from 8 on). Numbers in *block order* come in
@@ -41,13 +41,12 @@ def fold(
     It begins at (row0, column0), multiples of BM and BN; entries outside the weight must be zero.
     """
     block = signed_tile(block, key, t + SIGN, row0, column0, BM, BN)
-    turned_rows, turned_columns = turn(
-        key, row0 // P + tl.arange(0, BM // P)[:, None], column0 // Q + tl.arange(0, BN // Q)[None, :], t, P, Q
-    )
-    TILES: tl.constexpr = (BM // P, P // 8, BN // Q, Q * 8)
-    a = tl.broadcast_to(turned_rows[:, None, :, None], TILES).reshape(BM * BN)
-    b = tl.broadcast_to(turned_columns[:, None, :, None], TILES).reshape(BM * BN)
+    tile = tl.arange(0, (BM // P) * (BN // Q))
+    a, b = turn(key, row0 // P + tile // (BN // Q), column0 // Q + tile % (BN // Q), t, P, Q)
     row, column = block_place(tl.arange(0, BM * BN), BN)
+    if BM * BN > P * Q:  # a look-up: few Philox words, many entries
+        ab = tl.gather(a * Q + b, row // P * (BN // Q) + column // Q, 0)
+        a, b = ab // Q, ab % Q
     row = row // P * P + ((row - a) & (P - 1))
     column = column // Q * Q + ((column - b) & (Q - 1))
     source = (row // 8 * (BN // 8) + column // 8) * 64 + row % 8 * 8 + column % 8

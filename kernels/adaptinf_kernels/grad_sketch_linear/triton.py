@@ -1,0 +1,28 @@
+"""Triton: sjlt with or without preconditioner; see ``triton_kernels.py``."""
+
+from __future__ import annotations
+
+from adaptinf_kernels._triton import reasons_against
+from adaptinf_kernels.sketch.definition import Sketch, philox_key
+from adaptinf_kernels.sketch.preconditioner import State
+from adaptinf_kernels.sketch.triton_limits import sjlt_limits
+from torch import Tensor
+
+
+def not_supported_reasons(
+    x: Tensor, grad_out: Tensor, cu_seqlens: Tensor, sketch: Sketch, name: str, state: State, norms: bool
+) -> list[str]:
+    """Kinds, sizes, device and dtypes."""
+    reasons = reasons_against(x, grad_out, state[1], state[2])
+    if sketch.kind != "sjlt":
+        return [*reasons, f"it has no kernel for kind {sketch.kind!r}"]
+    return [*reasons, *sjlt_limits(sketch)]
+
+
+def run(
+    x: Tensor, grad_out: Tensor, cu_seqlens: Tensor, sketch: Sketch, name: str, state: State, norms: bool
+) -> tuple[Tensor, Tensor]:
+    """([B, k] with entries of +-1, squared norms [B] or [0]), both float32."""
+    from adaptinf_kernels.grad_sketch_linear import triton_kernels as kernels
+
+    return kernels.linear_sjlt(x, grad_out, cu_seqlens, sketch, philox_key(sketch.seed, name), state, norms)
