@@ -9,7 +9,7 @@
 #include "plan.h"
 #include "vector_math.h"
 
-namespace adaptinf {
+namespace adaptinf::token_sweep {
 
 #define ADAPTINF_AVX512_BF16 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")))
 
@@ -124,6 +124,6 @@ struct BrainTiles {
   }
 };
 
-}  // namespace adaptinf
+}  // namespace adaptinf::token_sweep
 
 #endif

@@ -6,7 +6,7 @@
 #include "plan.h"
 #include "vector_math.h"
 
-namespace adaptinf {
+namespace adaptinf::token_sweep {
 
 // The softmax of one token over the whole vocabulary, and what each chunk's sums are to be multiplied by for p.
 struct Merged {
@@ -126,4 +126,4 @@ ADAPTINF_ALWAYS void finish_body(const TokenScores& scores, const Plan& plan, co
     for (int64_t lane = 0; lane < tokens; ++lane) logit_gradients<Lanes>(scores, plan, first + lane, merged[lane]);
 }
 
-}  // namespace adaptinf
+}  // namespace adaptinf::token_sweep

@@ -4,7 +4,7 @@
 #include "plan.h"
 #include "vector_math.h"
 
-namespace adaptinf {
+namespace adaptinf::token_sweep {
 
 template <int Lanes, int Rows>
 struct FloatTiles {
@@ -87,4 +87,4 @@ struct FloatTiles {
   }
 };
 
-}  // namespace adaptinf
+}  // namespace adaptinf::token_sweep

@@ -9,7 +9,7 @@
 
 #include "token_scores.h"
 
-namespace adaptinf {
+namespace adaptinf::token_sweep {
 
 constexpr int kMaxGroup = 32;              // tokens side by side in the widest instruction set
 constexpr int64_t kPadding = 12;           // rows of the head, and its depth, are padded to a multiple
@@ -66,4 +66,4 @@ struct Block {
   std::unique_ptr<Statistics[]> statistics;
 };
 
-}  // namespace adaptinf
+}  // namespace adaptinf::token_sweep

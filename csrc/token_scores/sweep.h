@@ -5,7 +5,7 @@
 #include "plan.h"
 #include "vector_math.h"
 
-namespace adaptinf {
+namespace adaptinf::token_sweep {
 
 // Takes the labels' logits out of a tile [rows][group], puts exp(l - peak) in place of the others, adds to the
 // statistics, and gives the factors that former sums shrink by. Whether any factor differs from 1.
@@ -131,4 +131,4 @@ ADAPTINF_ALWAYS void sweep_body(const TokenScores& scores, const Plan& plan, con
   }
 }
 
-}  // namespace adaptinf
+}  // namespace adaptinf::token_sweep

@@ -12,6 +12,9 @@
 #include "sweep.h"
 
 namespace adaptinf {
+
+using namespace token_sweep;
+
 namespace {
 
 // Hidden states of one group of tokens as Tiles wants them, zeros for those beyond the end.

@@ -7,7 +7,7 @@
 
 #include "../common/tensor_view.h"
 
-namespace adaptinf {
+namespace adaptinf::token_sweep {
 
 #define ADAPTINF_ALWAYS inline __attribute__((always_inline))
 
@@ -72,4 +72,4 @@ ADAPTINF_ALWAYS void widen(const TensorView& view, int64_t row, int64_t first, i
   }
 }
 
-}  // namespace adaptinf
+}  // namespace adaptinf::token_sweep
