@@ -37,12 +37,12 @@ def measure(
     found: dict[str, Measurement] = {}
     samplers: dict[str, Callable[[], float]] = {}
     for contender in workload.contenders:
-        one, run = _admit(contender)
+        one, run, first = _admit(contender)
         found[contender.name] = one
         if run is not None:
             if setting.device.type == "cuda":
                 one.memory = _cuda_memory(run, setting.device)
-            samplers[contender.name], one.note = clock.sampler(run, graph=contender.graph)
+            samplers[contender.name], one.note = clock.sampler(run, first=first, graph=contender.graph)
     for name, samples in interleave(samplers, rounds=rounds, seconds=seconds).items():
         found[name].times = dataclasses.asdict(Times.of(samples))
     for contender in workload.contenders:
@@ -57,25 +57,28 @@ def _check_names(case: Case, workload: Workload) -> None:
         raise ValueError(f"{case.name}: contenders {names} must be distinct and hold the baseline {case.baseline!r}")
 
 
-def _admit(contender: Contender) -> tuple[Measurement, Callable[[], Any] | None]:
-    """The contender's measurement so far, and its function where the gate passed."""
+def _admit(contender: Contender) -> tuple[Measurement, Callable[[], Any] | None, float]:
+    """The contender's measurement so far, its function where the gate passed, and how long its first call took."""
     one = Measurement(contender.name, contender.ours, "timed")
     try:
         run = contender.prepare()
-        outputs = contender.outputs(run())
+        start = time.perf_counter()
+        found = run()
+        first = time.perf_counter() - start
+        outputs = contender.outputs(found)
     except (UnavailableError, NotSupportedError) as error:
         one.status, one.reason = "unavailable", _line(error)
-        return one, None
+        return one, None, 0.0
     except Exception as error:  # noqa: BLE001 - anything that a peer raises is a finding, not the end of the run
         one.status, one.reason = "failed", f"{type(error).__name__}: {_line(error)}"
-        return one, None
+        return one, None, 0.0
     verdict = contender.gate.check(outputs)
     one.error, one.tolerance, one.checked = verdict.error, verdict.tolerance, verdict.what
     if not verdict.passed:
         one.status = "wrong"
         one.reason = f"{verdict.what}: error {verdict.error:.3g} exceeds {verdict.tolerance:.3g}"
-        return one, None
-    return one, run
+        return one, None, 0.0
+    return one, run, first
 
 
 def _line(error: Exception) -> str:

@@ -40,9 +40,11 @@ class Times:
 class CpuClock:
     """Wall time; the garbage collector waits while a sample is taken."""
 
-    def sampler(self, run: Callable[[], Any], *, graph: bool) -> tuple[Callable[[], float], str]:
-        """A function that takes one sample, and a note for the report."""
-        calls = max(1, math.ceil(LEAST_SAMPLE / max(self._sample(run, 1), 1e-9)))
+    def sampler(self, run: Callable[[], Any], *, first: float, graph: bool) -> tuple[Callable[[], float], str]:
+        """A function that takes one sample, and a note for the report. ``first``: seconds of the very first call."""
+        # The first call may have been slow for its own reasons; a long one is not repeated to find out.
+        once = first if first > 1 else self._sample(run, 1)
+        calls = max(1, math.ceil(LEAST_SAMPLE / max(once, 1e-9)))
         return lambda: self._sample(run, calls), ""
 
     def _sample(self, run: Callable[[], Any], calls: int) -> float:
@@ -69,7 +71,7 @@ class CudaClock:
         size = 2 * torch.cuda.get_device_properties(device).L2_cache_size
         self._flush = torch.empty(max(size, 1 << 26), dtype=torch.int8, device=device)
 
-    def sampler(self, run: Callable[[], Any], *, graph: bool) -> tuple[Callable[[], float], str]:
+    def sampler(self, run: Callable[[], Any], *, first: float, graph: bool) -> tuple[Callable[[], float], str]:
         if not graph:
             return lambda: self._sample(run), ""
         try:

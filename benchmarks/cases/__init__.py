@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.cases import (
+    grad_gram,
     grad_sketch,
     grad_sketch_embedding,
     grad_sketch_lora,
@@ -21,5 +22,6 @@ CASES = (
     *grad_sketch.CASES,
     *grad_sketch_lora.CASES,
     *grad_sketch_embedding.CASES,
+    *grad_gram.CASES,
     *signs.CASES,
 )

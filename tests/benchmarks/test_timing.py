@@ -55,7 +55,7 @@ def test_cpu_samples_are_seconds_of_one_call_and_short_functions_are_called_ofte
         collecting.append(gc.isenabled())
         now[0] += 0.001
 
-    sample, note = CpuClock().sampler(run, graph=False)
+    sample, note = CpuClock().sampler(run, first=0.9, graph=False)
     collecting.clear()
     assert sample() == pytest.approx(0.001)
     assert len(collecting) == round(timing.LEAST_SAMPLE / 0.001)
@@ -64,10 +64,17 @@ def test_cpu_samples_are_seconds_of_one_call_and_short_functions_are_called_ofte
     assert note == ""
 
 
+def test_a_long_first_call_is_not_repeated_to_calibrate() -> None:
+    def run() -> None:
+        raise AssertionError("called")
+
+    CpuClock().sampler(run, first=2.0, graph=False)
+
+
 def test_the_collector_is_back_after_an_error() -> None:
     def fail() -> None:
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError):
-        CpuClock().sampler(fail, graph=False)
+        CpuClock().sampler(fail, first=0.1, graph=False)
     assert gc.isenabled()
