@@ -34,11 +34,12 @@ def main(arguments: list[str]) -> None:
 
 
 def select(suite: str, pattern: str) -> list[Case]:
-    """The cases of a suite whose name matches, most important first. Raises ValueError where there is none."""
-    patterns = [pattern, f"*{pattern}*"]
-    chosen = [c for c in CASES if suite in c.suites and any(fnmatch.fnmatch(c.name, p) for p in patterns)]
+    """The case of that name, or all whose name matches, most important first. Raises ValueError where there is none."""
+    known = [case for case in CASES if suite in case.suites]
+    chosen = [case for case in known if case.name == pattern]
+    chosen = chosen or [case for case in known if fnmatch.fnmatch(case.name, pattern)]
     if not chosen:
-        names = ", ".join(case.name for case in CASES if suite in case.suites)
+        names = ", ".join(case.name for case in known)
         raise ValueError(f"no case of the {suite} suite matches {pattern!r}; there are {names}")
     return sorted(chosen, key=lambda case: case.rank)
 
