@@ -66,18 +66,18 @@ class Equal:
 class Unbiased:
     """Inner products of the sketches estimate those of the gradients, as a Johnson-Lindenstrauss projection's must.
 
-    For peers that draw a random matrix of their own. The error is the largest deviation over all pairs of samples in
+    For peers that draw a random matrix of their own; ``gram`` are the gradients' inner products, ``scale`` what the
+    sketches are multiplied by. The error is the largest deviation over all pairs of samples in
     units of a dense sign matrix's standard deviation ``sqrt((|u|^2 |v|^2 + <u, v>^2) / k)``; a sketch of zeros deviates
     by ``sqrt(k / 2)``, which must stay above the tolerance of 6: k > 72.
     """
 
-    def __init__(self, gradients: Callable[[], Tensor], *, scale: float = 1.0) -> None:
-        self._gradients, self._scale = functools.cache(gradients), scale
+    def __init__(self, gram: Callable[[], Tensor], *, scale: float = 1.0) -> None:
+        self._gram, self._scale = functools.cache(gram), scale
 
     def check(self, outputs: Outputs) -> Verdict:
         sketches = outputs["features"].double() * self._scale
-        exact = self._gradients().double()
-        exact = exact @ exact.T
+        exact = self._gram()
         found = (sketches @ sketches.T).to(exact.device)
         if found.shape != exact.shape:
             return Verdict(False, math.inf, 6.0, f"features: {list(sketches.shape)}")
@@ -85,6 +85,12 @@ class Unbiased:
         deviation = ((squares[:, None] * squares + exact**2) / sketches.shape[1]).sqrt()
         error = float(((found - exact).abs() / deviation).max())
         return Verdict(error <= 6.0, error, 6.0, "inner products")
+
+
+def gram(gradients: Iterable[Tensor]) -> Tensor:
+    """Inner products [B, B] in float64 of per-sample gradients, given parameter by parameter, [B, ...] each."""
+    parts = (gradient.flatten(1).double() for gradient in gradients)
+    return torch.stack([part @ part.T for part in parts]).sum(0)
 
 
 def relative_error(value: Tensor, expected: Tensor) -> float:

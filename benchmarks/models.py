@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -157,7 +157,7 @@ class Truth:
     """Per-sample gradients by autograd on one sample at a time: the oracle of every gate on a model.
 
     ``exact`` computes them in a wider dtype than the model's, ``rough`` in the model's own; both hold [n, ...] for each
-    parameter name, of the first ``n`` samples.
+    parameter name, of the first ``n`` samples. ``exact_sum`` and ``rough_sum`` are the sums over all samples.
     """
 
     lm: LanguageModel
@@ -169,18 +169,37 @@ class Truth:
         return torch.float64 if self.lm.dtype == torch.float32 else torch.float32
 
     def exact(self, n: int) -> dict[str, Tensor]:
-        lm = copy.copy(self.lm)
-        lm.model = copy.deepcopy(self.lm.model).to(self.wider)
-        return self._gradients(lm, n)
+        return self._stacked(self._widened(), n)
 
     def rough(self, n: int) -> dict[str, Tensor]:
-        return self._gradients(self.lm, n)
+        return self._stacked(self.lm, n)
 
-    def _gradients(self, lm: LanguageModel, n: int) -> dict[str, Tensor]:
+    def exact_sum(self) -> dict[str, Tensor]:
+        return self._summed(self._widened())
+
+    def rough_sum(self) -> dict[str, Tensor]:
+        return self._summed(self.lm)
+
+    def _widened(self) -> LanguageModel:
+        """A copy in the wider dtype that recomputes activations, as a model for a GPU leaves no room to keep them."""
+        lm = copy.copy(self.lm)
+        lm.model = copy.deepcopy(self.lm.model).to(self.wider).train()
+        lm.base.gradient_checkpointing_enable({"use_reentrant": False})
+        return lm
+
+    def _each(self, lm: LanguageModel, n: int) -> Iterator[tuple[Tensor, ...]]:
         wanted = trainable(lm, self.names)()
-        rows = []
         for one in self.encoded[:n]:
             loss = sample_losses(lm, collate(lm, [one])).sum()
-            rows.append(torch.autograd.grad(loss, list(wanted.values())))
+            yield torch.autograd.grad(loss, list(wanted.values()))
         lm.model.requires_grad_(False)
-        return {name: torch.stack([row[i] for row in rows]) for i, name in enumerate(wanted)}
+
+    def _stacked(self, lm: LanguageModel, n: int) -> dict[str, Tensor]:
+        rows = zip(*self._each(lm, n), strict=True)
+        return {name: torch.stack(row) for name, row in zip(self.names, rows, strict=True)}
+
+    def _summed(self, lm: LanguageModel) -> dict[str, Tensor]:
+        total: list[Tensor] = []
+        for gradients in self._each(lm, len(self.encoded)):
+            total = [a + b for a, b in zip(total, gradients, strict=True)] if total else list(gradients)
+        return dict(zip(self.names, total, strict=True))

@@ -14,7 +14,7 @@ from torch import Tensor
 from adaptinf.capture import extract, find_targets
 from benchmarks import models, peers
 from benchmarks.case import Case, Contender, Outputs, Setting, Workload
-from benchmarks.gate import Close, Unbiased
+from benchmarks.gate import Close, Unbiased, gram
 
 K = 8192
 STACKED = 16
@@ -66,13 +66,10 @@ def _build(setting: Setting, *, size: models.Size, count: int, mean: int) -> Wor
         parts = [project(g, sketch, name=name, impl="reference").double() for name, g in gradients.items()]
         return {"features": torch.stack(parts).sum(0)}
 
-    def every_gradient() -> Tensor:
-        return torch.cat([gradient.flatten(1) for gradient in truth.rough(count).values()], 1)
-
     exact = Close(
         lambda: expected(truth.exact(_CHECKED)), lambda: expected(truth.rough(_CHECKED)), required=["features"]
     )
-    own = Unbiased(every_gradient, scale=sketch.k**-0.5)
+    own = Unbiased(lambda: gram(truth.rough(count).values()), scale=sketch.k**-0.5)
     contenders = (
         Contender("less", less, own, lambda value: {"features": value}),
         Contender("extract", lambda: ours, exact, lambda value: {"features": value[:_CHECKED]}, ours=True),

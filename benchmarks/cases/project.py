@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks import peers
 from benchmarks.case import Case, Contender, Setting, Workload
 from benchmarks.cases.common import cost, implementations, normal
-from benchmarks.gate import Close, Unbiased
+from benchmarks.gate import Close, Unbiased, gram
 
 
 def _features(value: Tensor) -> dict[str, Tensor]:
@@ -40,7 +40,7 @@ def _rademacher(setting: Setting) -> Workload:
     columns = 2000 if setting.tiny else 156_160 if setting.suite == "cpu" else 1 << 22
     gradients = normal(setting, samples, columns)
     sketch = Sketch(kind="rademacher", k=k)
-    own = Unbiased(lambda: gradients, scale=k**-0.5)  # these projectors leave their signs unscaled
+    own = Unbiased(lambda: gram([gradients]), scale=k**-0.5)  # these projectors leave their signs unscaled
     signs = 4.0 * columns * k
 
     def cached() -> Any:
@@ -55,7 +55,7 @@ def _rademacher(setting: Setting) -> Workload:
         Contender(
             "dattri BasicProjector",
             lambda: peers.dattri_basic(columns, k, setting.device, gradients),
-            Unbiased(lambda: gradients),  # scaled
+            Unbiased(lambda: gram([gradients])),  # scaled
             _features,
         ),
         Contender("stored matrix", cached, own, _features, cost=cost(0, [gradients], signs, gradients.dtype)),
@@ -70,7 +70,7 @@ def _sjlt(setting: Setting) -> Workload:
     columns = 2000 if setting.tiny else 156_160 if setting.suite == "cpu" else 1 << 24
     gradients = normal(setting, samples, columns)
     sketch = Sketch(kind="sjlt", k=k)
-    own = Unbiased(lambda: gradients)
+    own = Unbiased(lambda: gram([gradients]))
 
     def index_add(nonzeros: int) -> Any:
         rows = torch.randint(k, (nonzeros, columns), device=setting.device)

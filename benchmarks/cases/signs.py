@@ -10,7 +10,7 @@ from benchmarks.gate import Equal
 
 
 def _build(setting: Setting) -> Workload:
-    rows, columns = (4, 300) if setting.tiny else (64, 16_384) if setting.suite == "cpu" else (2048, 1 << 20)
+    rows, columns = (4, 300) if setting.tiny else (64, 16_384) if setting.suite == "cpu" else (512, 1 << 18)
 
     def run(impl: str):
         return signs(0, "weight", rows, columns, device=setting.device, impl=impl)

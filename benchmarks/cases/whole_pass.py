@@ -15,7 +15,7 @@ from adaptinf.capture import capture, extract, find_targets
 from benchmarks import models, peers
 from benchmarks.case import Case, Contender, Outputs, Setting, Workload
 from benchmarks.cases.common import STEP, adam
-from benchmarks.gate import Close, Unbiased
+from benchmarks.gate import Close, Unbiased, gram
 
 CHECKED = 2
 """Samples whose numbers the gates compare with the oracle."""
@@ -73,23 +73,13 @@ class Pass:
         wanted = list(dict.fromkeys((wanted[0], wanted[len(wanted) // 2], wanted[-1])))
         truth = models.Truth(self.lm, self.encoded, wanted)
 
-        def summed(per_sample: dict[str, Tensor]) -> Outputs:
-            return {name: gradient.sum(0) for name, gradient in per_sample.items()}
-
-        return Close(
-            lambda: summed(truth.exact(len(self.encoded))),
-            lambda: summed(truth.rough(len(self.encoded))),
-            required=wanted,
-            rounding=self.setting.dtype,
-        )
+        return Close(truth.exact_sum, truth.rough_sum, required=wanted, rounding=self.setting.dtype)
 
     def per_sample_gate(self) -> Close:
         return Close(self.exact, self.rough, required=self.names, rounding=self.setting.dtype)
 
-    def flat_gradients(self) -> Tensor:
-        """[B, D] of all samples, for the peers that draw a matrix of their own."""
-        every = self.truth.rough(len(self.encoded))
-        return torch.cat([gradient.flatten(1) for gradient in every.values()], 1)
+    def unbiased_gate(self, scale: float) -> Unbiased:
+        return Unbiased(lambda: gram(self.truth.rough(len(self.encoded)).values()), scale=scale)
 
     def few(self, gradients: dict[str, Tensor]) -> Outputs:
         return {name: gradient[: self.checked] for name, gradient in gradients.items()}
@@ -170,8 +160,7 @@ def loop_trak(work: Pass, name: str, k: int) -> Contender:
 
         return run
 
-    gate = Unbiased(work.flat_gradients, scale=k**-0.5)
-    return Contender(name, prepare, gate, lambda value: {"features": value})
+    return Contender(name, prepare, work.unbiased_gate(k**-0.5), lambda value: {"features": value})
 
 
 def vmapped(work: Pass) -> Contender:
@@ -239,7 +228,7 @@ def opacus(work: Pass, k: int | None = None) -> Contender:
 
     if k is None:
         return Contender(name, gradients, work.per_sample_gate(), work.few)
-    return Contender(name, sketched, Unbiased(work.flat_gradients), lambda value: {"features": value})
+    return Contender(name, sketched, work.unbiased_gate(1.0), lambda value: {"features": value})
 
 
 def bergson(work: Pass) -> Contender:
@@ -306,6 +295,7 @@ def _linear(setting: Setting, *, size: models.Size, checked: int = CHECKED) -> W
     work = Pass(setting, size, kind="linear", checked=checked)
     every = [name for name, _ in work.lm.model.named_parameters()]
     k = 256 if setting.tiny else 8192 if setting.suite == "gpu" else 4096
+    peers_that_keep_gradients = [loop(work), vmapped(work), opacus(work, k)] if setting.suite == "cpu" else []
     contenders = [
         plain(work, "plain"),
         plain(work, "plain, all weights", every),
@@ -313,11 +303,9 @@ def _linear(setting: Setting, *, size: models.Size, checked: int = CHECKED) -> W
         captured(work, "capture, xorts x4", Sketch(kind="xorts", k=k, repetitions=4)),
         captured(work, "capture, sjlt", Sketch(kind="sjlt", k=k)),
         captured(work, "capture, sjlt + adam", Sketch(kind="sjlt", k=k), preconditioned=True),
-        loop(work),
-        vmapped(work),
         opacus(work),
-        opacus(work, k),
         bergson(work),
+        *peers_that_keep_gradients,
     ]
     return Workload(work.shape, tuple(contenders))
 

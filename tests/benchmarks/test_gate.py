@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from benchmarks.gate import Close, Equal, Unbiased, relative_error
+from benchmarks.gate import Close, Equal, Unbiased, gram, relative_error
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_equal_wants_the_same_bits() -> None:
 def test_unbiased_accepts_any_sign_matrix(seed: int) -> None:
     torch.manual_seed(seed)
     gradients, signs = torch.randn(8, 500), torch.randn(500, 256).sign_()
-    gate = Unbiased(lambda: gradients, scale=256**-0.5)
+    gate = Unbiased(lambda: gram([gradients[:, :200], gradients[:, 200:]]), scale=256**-0.5)
     assert gate.check({"features": gradients @ signs}).passed
 
 
@@ -118,4 +118,4 @@ def test_unbiased_refuses(spoil) -> None:
     torch.manual_seed(0)
     gradients = torch.randn(8, 500) * torch.arange(1, 9)[:, None]
     z = gradients @ torch.randn(500, 256).sign_()
-    assert not Unbiased(lambda: gradients, scale=256**-0.5).check({"features": spoil(z)}).passed
+    assert not Unbiased(lambda: gram([gradients]), scale=256**-0.5).check({"features": spoil(z)}).passed
