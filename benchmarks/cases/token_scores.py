@@ -20,7 +20,10 @@ _CHUNK = 128
 
 
 def scores_by_formula(hidden: Tensor, weight: Tensor, labels: Tensor, dtype: torch.dtype) -> Outputs:
-    """The scores spelled out on whole rows of logits in ``dtype``, and the summed loss with its weight gradient."""
+    """The scores spelled out on whole rows of logits in ``dtype``, and the summed loss.
+
+    In float32 a head of low precision is multiplied with probabilities rounded to it, as tensor cores take them.
+    """
     rows: dict[str, list[Tensor]] = {name: [] for name in ("nll", "entropy", "el2n_sq", "margin", "grad_hidden")}
     wide = weight.to(dtype)
     for start in range(0, len(hidden), _CHUNK):
@@ -34,7 +37,8 @@ def scores_by_formula(hidden: Tensor, weight: Tensor, labels: Tensor, dtype: tor
         rows["el2n_sq"].append(others.sum(1) ** 2 + (others**2).sum(1))
         rival = logits.scatter(1, y, -torch.inf).amax(1)
         rows["margin"].append(logits.gather(1, y)[:, 0] - rival)
-        rows["grad_hidden"].append(others.scatter(1, y, -others.sum(1, keepdim=True)) @ wide)
+        factor = others.to(weight.dtype).to(dtype) if dtype == torch.float32 else others
+        rows["grad_hidden"].append(factor @ wide - others.sum(1, keepdim=True) * wide[y[:, 0]])
     found = {name: torch.cat(parts) for name, parts in rows.items()}
     return {**found, "loss": found["nll"].sum()}
 
