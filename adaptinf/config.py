@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
+from adaptinf_kernels import Sketch
 
 from adaptinf.errors import ConfigError
 
@@ -122,6 +123,7 @@ class FeatureConfig:
     k: int = _option(1024, "dimension of the sketch", at_least=1)
     sketch_seed: int = _option(0, "seed of the projection", at_least=0)
     nonzeros: int = _option(1, "entries per column of the sjlt sketch, a divisor of k", at_least=1)
+    repetitions: int = _option(1, "repetitions of the xorts sketch, whose k is a power of two", at_least=1, at_most=4)
     loss: Literal["mean_answer_tokens", "sum"] = _option("mean_answer_tokens", "loss whose gradient is taken")
     hidden_layer: Literal["last"] | int = _option("last", "decoder layer whose mean hidden state is kept")
     image_grounding: Literal["remove", "zero"] = _option(
@@ -131,6 +133,17 @@ class FeatureConfig:
         "auto", "tokens a batch of the pass over the pool; auto: what the device holds", at_least=1
     )
     on_nonfinite: Literal["raise", "drop", "zero"] = _option("raise", "what to do with a NaN or infinite feature")
+
+    def __post_init__(self) -> None:
+        try:
+            self.make_sketch()
+        except (TypeError, ValueError) as error:
+            remedy = "change sketch, k, nonzeros or repetitions"
+            raise ConfigError(str(error), item="features", remedy=remedy) from error
+
+    def make_sketch(self) -> Sketch:
+        """The sketch that the settings name."""
+        return Sketch(self.sketch, self.k, self.sketch_seed, self.nonzeros, self.repetitions)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adaptinf.capture.configured import extract_as, make_sketch
+from adaptinf.capture.configured import extract_as
 from adaptinf.capture.context import Capture, Captured, capture
 from adaptinf.capture.extract import SCORES, extract
 from adaptinf.capture.features import Features
@@ -25,5 +25,4 @@ __all__ = [
     "extract_as",
     "find_targets",
     "layer_indices",
-    "make_sketch",
 ]

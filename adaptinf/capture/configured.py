@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from adaptinf_kernels import Sketch
-
 from adaptinf.capture.extract import SCORES, extract
 from adaptinf.capture.features import Features
 from adaptinf.config import FeatureConfig
@@ -33,7 +31,7 @@ def extract_as(
     return extract(
         lm,
         samples,
-        sketch=make_sketch(config) if sketch else None,
+        sketch=config.make_sketch() if sketch else None,
         layers=config.layers,
         parameters=config.parameters,
         scores=[name for name in columns if name in SCORES],
@@ -45,10 +43,3 @@ def extract_as(
         on_error=on_error,
         description=description,
     )
-
-
-def make_sketch(config: FeatureConfig) -> Sketch:
-    """The sketch that the settings name."""
-    if config.sketch == "sjlt":
-        return Sketch(kind="sjlt", k=config.k, seed=config.sketch_seed, nonzeros=config.nonzeros)
-    return Sketch(kind=config.sketch, k=config.k, seed=config.sketch_seed)
