@@ -121,6 +121,53 @@ def test_every_choice_of_layers(make_lm: MakeLm, samples: list[Sample], layers: 
     compare(extract(lm, samples, sketch=SKETCH, layers=layers, parameters="linear", scores=ALL_SCORES), exact, rough)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("layers", ["middle", "whole"])
+def test_all_parameters_of_layers_or_of_the_whole_language_model(
+    make_lm: MakeLm, samples: list[Sample], layers: str, tied: bool
+) -> None:
+    def make(dtype: torch.dtype = torch.float32) -> LanguageModel:
+        lm = make_lm("llava", dtype)
+        if tied:
+            lm.base.get_output_embeddings().weight = lm.base.get_input_embeddings().weight
+        return lm
+
+    lm = make()
+    names = find_targets(lm, layers, "all")
+    assert len(names) == (9 if layers == "middle" else 4 * 9 + (2 if tied else 3))
+    assert not any("vision" in name or "projector" in name for name in names)
+    exact = [oracle(make(torch.float64), s, "all", layers) for s in samples]
+    rough = [oracle(lm, s, "all", layers) for s in samples]
+    compare(extract(lm, samples, sketch=SKETCH, layers=layers, parameters="all", scores=ALL_SCORES), exact, rough)
+
+
+def test_targets_by_name_are_those_by_layer(make_lm: MakeLm, samples: list[Sample]) -> None:
+    lm = make_lm("llava")
+    by_layer = extract(lm, samples, sketch=SKETCH, layers=[2], parameters="linear")
+    by_name = extract(lm, samples, sketch=SKETCH, targets="*language_model.layers.2.*proj.weight")
+    np.testing.assert_array_equal(by_layer.sketch, by_name.sketch)
+    assert by_layer.identity == by_name.identity
+
+
+def test_texts_that_are_the_same_without_pictures_run_once(
+    make_lm: MakeLm, monkeypatch: pytest.MonkeyPatch, samples: list[Sample]
+) -> None:
+    lm = make_lm("llava")
+    assert lm.head is not None  # found out by a probe
+    pictures = [sample.images for sample in samples if sample.images]
+    alike = [Sample.from_instruction(f"a{i}", "is it", "no", images=p, task="t") for i, p in enumerate(pictures)]
+    honest, sizes = type(lm).hidden_states, []
+
+    def counted(self: LanguageModel, batch: dict) -> torch.Tensor:
+        sizes.append((len(batch["input_ids"]), "pixel_values" in batch))
+        return honest(self, batch)
+
+    monkeypatch.setattr(type(lm), "hidden_states", counted)
+    found = extract(lm, alike, scores=("nll_without_image",))
+    assert sum(size for size, seen in sizes if not seen) == 1
+    assert len(set(found.scores["nll_without_image"])) == 1 and len(set(found.scores["nll"])) > 1
+
+
 def test_sum_loss_is_mean_loss_times_the_answer_length(make_lm: MakeLm, samples: list[Sample]) -> None:
     lm = make_lm("llava")
     mean = extract(lm, samples, sketch=SKETCH, parameters="linear")
@@ -190,6 +237,7 @@ def test_without_a_head_the_models_own_logits_are_used(make_lm: MakeLm, samples:
     a = extract(lm, samples, sketch=SKETCH, parameters="linear", scores=ALL_SCORES)
     b = extract(other, samples, sketch=SKETCH, parameters="linear", scores=ALL_SCORES)
     np.testing.assert_allclose(a.sketch, b.sketch, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(a.hidden, b.hidden, rtol=1e-4, atol=1e-5)
     for name in ALL_SCORES:
         np.testing.assert_allclose(a.scores[name], b.scores[name], rtol=1e-4, atol=1e-5)
 
