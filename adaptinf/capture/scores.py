@@ -1,4 +1,4 @@
-"""Per-sample scores from per-token ones."""
+"""The scores of tokens that a pass can be asked for, as means over a sample."""
 
 from __future__ import annotations
 
