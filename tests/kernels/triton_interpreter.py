@@ -1,7 +1,10 @@
-"""A repair of Triton's interpreter, which computes bfloat16 wrongly.
+"""Repairs of Triton's interpreter, which computes bfloat16 wrongly, and matrix products with the noise of a BLAS.
 
 It keeps bfloat16 as uint16 bit patterns, which NumPy then adds, multiplies, compares and sums as integers; only casts
 to and from float32 know better, and those truncate. ml_dtypes gives NumPy a bfloat16 that rounds to nearest even.
+
+Its ``tl.dot`` is a float32 BLAS product, where an entry's bits depend on its place in the matrix. On a GPU they do not;
+here products are summed in float64 and rounded once.
 """
 
 from __future__ import annotations
@@ -14,13 +17,13 @@ import numpy as np
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
-def repair_bfloat16() -> None:
-    """Make the interpreter compute in bfloat16. Once a process, after ``TRITON_INTERPRET=1`` was set."""
+def repair() -> None:
+    """Make the interpreter compute in bfloat16, and repeatably. Once, after ``TRITON_INTERPRET=1`` was set."""
     import triton.language as tl
     from triton.runtime import interpreter
 
     numpy_dtype, builder = interpreter._get_np_dtype, interpreter.InterpreterBuilder
-    cast_impl, fp_to_fp = builder.cast_impl, builder.create_fp_to_fp
+    cast_impl, fp_to_fp, create_dot = builder.cast_impl, builder.create_fp_to_fp, builder.create_dot
 
     def repaired_dtype(dtype: tl.dtype) -> np.dtype:
         return _BFLOAT16 if dtype.scalar == tl.bfloat16 else numpy_dtype(dtype)
@@ -40,6 +43,13 @@ def repair_bfloat16() -> None:
             raise NotImplementedError("bfloat16 rounds to nearest even alone")
         return cast(self, source, target)
 
+    def dot(self: Any, a: Any, b: Any, d: Any, precision: Any, imprecise: Any) -> Any:
+        if a.dtype.primitive_bitwidth == 8:  # 8-bit floats are bit patterns
+            return create_dot(self, a, b, d, precision, imprecise)
+        product = np.matmul(a.data, b.data, dtype=np.float64) + d.data
+        return interpreter.TensorHandle(product.astype(d.data.dtype), d.dtype.scalar)
+
     interpreter._get_np_dtype = repaired_dtype
+    builder.create_dot = dot
     builder.cast_impl, builder.create_fp_to_fp = cast, convert
     builder.get_bf16 = lambda self, value: interpreter.TensorHandle(np.array([value], _BFLOAT16), tl.bfloat16)

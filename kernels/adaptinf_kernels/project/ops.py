@@ -7,7 +7,7 @@ from adaptinf_kernels._dispatch import Op
 from adaptinf_kernels.sketch.definition import Sketch
 from torch import Tensor
 
-OP = Op("project", "native", "reference")
+OP = Op("project", "triton", "native", "reference")
 
 _library = torch.library.Library("adaptinf_kernels", "FRAGMENT")
 _library.define(

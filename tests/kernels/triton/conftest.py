@@ -22,9 +22,9 @@ import pytest
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 if INTERPRETED:
-    from tests.kernels.triton_interpreter import repair_bfloat16
+    from tests.kernels.triton_interpreter import repair
 
-    repair_bfloat16()
+    repair()
 
 
 def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
