@@ -12,7 +12,8 @@ inline CpuLevel cpu_level() {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl"))
       return CpuLevel::avx512;
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? CpuLevel::avx2 : CpuLevel::portable;
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    return avx2 ? CpuLevel::avx2 : CpuLevel::portable;
   }();
   return level;
 #else

@@ -35,8 +35,8 @@ struct Run {
 struct SjltPanel {
   const float* values;      // row i, column j at values[i * step + j]
   int64_t step, rows;
-  int64_t column, columns;  // of the panel's first column: its id; at most kPanel
-  const uint32_t* signs;    // slice t, row i at signs[t * sign_slice + i], bit j: column j
+  int64_t column, columns;  // the first one's id, and how many there are
+  const uint32_t* signs;    // slice t, row i, column j: bit j mod 32 of signs[t * sign_slice + j div 32 * rows + i]
   int64_t sign_slice;
   const Run* runs;
   int64_t n_runs;
@@ -62,9 +62,9 @@ struct Kernels {
   void (*row_products)(const float* matrix, int64_t step, int64_t rows, int64_t terms, const float* weights, int64_t width,
                        float* out);
 
-  // values [rows][kPanel] of the gradient, overwritten by the direction; `columns` of them exist.
+  // values [rows, columns] of the gradient, overwritten by the direction.
   void (*precondition)(const Preconditioner& by, const float* first, int64_t first_step, const float* second,
-                       int64_t second_step, float* values, int64_t rows, int64_t columns);
+                       int64_t second_step, float* values, int64_t step, int64_t rows, int64_t columns);
 
   // values [rows][kPanel] *= factors [kPanel] along each row.
   void (*scale)(const float* factors, float* values, int64_t rows);

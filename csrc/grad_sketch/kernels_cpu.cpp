@@ -13,26 +13,29 @@ namespace adaptinf {
 
 namespace portable {
 #define ADAPTINF_VECTOR_BYTES 16
-#include "kernels_body.h"
+#include "kernels_table.h"
 }  // namespace portable
 
 #if defined(__x86_64__)
 
 #pragma GCC push_options
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,f16c")
 namespace avx2 {
 #define ADAPTINF_VECTOR_BYTES 32
-#include "kernels_body.h"
+#include "kernels_table.h"
 }  // namespace avx2
 #pragma GCC pop_options
 
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // of GCC's own header: bug 105593
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,prefer-vector-width=512")
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,f16c,prefer-vector-width=512")
 namespace avx512 {
 #define ADAPTINF_VECTOR_BYTES 64
-#include "kernels_body.h"
+#include "kernels_table.h"
 }  // namespace avx512
 #pragma GCC pop_options
+#pragma GCC diagnostic pop
 
 #endif
 

@@ -36,7 +36,7 @@ class Pass {
   Pass(int64_t k, const Output& output, const Kernels& kernels, int threads, int64_t first, int64_t samples)
       : k_(k), output_(output), kernels_(kernels), threads_(threads), first_(first), samples_(samples),
         squares_(static_cast<size_t>(samples), 0.0) {
-    for (int64_t sample = 0; sample < samples; ++sample) std::fill_n(output.sketch + (first + sample) * output.step, k, 0.0f);
+    for (int64_t sample = 0; sample < samples; ++sample) std::fill_n(out(sample), k, 0.0f);
   }
 
   void add(const Part& part) {
@@ -95,12 +95,13 @@ class Pass {
     Workspace workspace;
     double squares = 0;
     if (!empty) part.source->prepare(first_ + sample, first, rows, workspace);
-    for (int64_t vector = vector_first; vector < vector_last; vector += kPanel) {
-      const int64_t columns = std::min(kPanel, vector_last - vector);
+    const int64_t step = part.source->panel_columns(rows);
+    for (int64_t vector = vector_first; vector < vector_last; vector += step) {
+      const int64_t columns = std::min(step, vector_last - vector);
       Panel values{nullptr, 0};
       if (!empty) {
         values = part.source->panel(first_ + sample, first, rows, vector, columns, preconditions, workspace);
-        if (preconditions) precondition_panel(part.state, workspace, first, rows, vector, columns, kernels_);
+        if (preconditions) precondition_panel(part.state, workspace, values.step, first, rows, vector, columns, kernels_);
         if (output_.squared_norms != nullptr) squares += kernels_.squared_norm(values.values, values.step, rows, columns);
       }
       for (int64_t i = 0; i < rows; ++i) {
@@ -152,7 +153,8 @@ void SignRows::add(PhiloxKey key, int64_t number, uint64_t id, int64_t entries, 
   }
 }
 
-void sketch_rademacher(const std::vector<Part>& parts, int64_t k, const Output& output, const Kernels& kernels, int threads) {
+void sketch_rademacher(const std::vector<Part>& parts, int64_t k, const Output& output, const Kernels& kernels,
+                       int threads) {
   const int64_t samples = parts.front().source->samples();
   for (int64_t first = 0; first < samples; first += kSamples) {
     Pass pass(k, output, kernels, threads, first, std::min(kSamples, samples - first));

@@ -27,7 +27,8 @@ class Plan {
     const int64_t rows = piece_size(scalars, kBlockRows, part.transposed ? 128 : 4);
     const int64_t tile = std::min<int64_t>(64, sketch.tile_rows * sketch.tile_columns);  // of small tiles there are many
     const int64_t entries = std::max<int64_t>(1, kBlockEntries * tile / 64 / sketch.slices);
-    const int64_t columns = piece_size(vectors, std::max(kBlockColumns, entries / std::max<int64_t>(1, std::min(rows, scalars))), 128);
+    const int64_t wanted = entries / std::max<int64_t>(1, std::min(rows, scalars));
+    const int64_t columns = piece_size(vectors, std::max(kBlockColumns, wanted), 128);
     for (int64_t row = 0; row < scalars; row += rows)
       for (int64_t column = 0; column < vectors; column += columns)
         blocks_.push_back({row, std::min(rows, scalars - row), column, std::min(columns, vectors - column)});
@@ -37,7 +38,8 @@ class Plan {
   template <typename Use>
   void for_chunk(int64_t chunk, const Use& use) const {
     const int64_t blocks = static_cast<int64_t>(blocks_.size());
-    for (int64_t i = chunk * blocks / chunks(); i < (chunk + 1) * blocks / chunks(); ++i) use(blocks_[static_cast<size_t>(i)]);
+    for (int64_t i = chunk * blocks / chunks(); i < (chunk + 1) * blocks / chunks(); ++i)
+      use(blocks_[static_cast<size_t>(i)]);
   }
 
  private:
@@ -111,10 +113,11 @@ class Pass {
     const bool preconditions = state.by.form != Form::none;
     double squares = 0;
     part.source->prepare(sample, block.row, block.rows, workspace);
-    for (int64_t column = block.column; column < block.column + block.columns; column += kPanel) {
-      const int64_t columns = std::min(kPanel, block.column + block.columns - column);
+    const int64_t step = part.source->panel_columns(block.rows);
+    for (int64_t column = block.column; column < block.column + block.columns; column += step) {
+      const int64_t columns = std::min(step, block.column + block.columns - column);
       const Panel values = part.source->panel(sample, block.row, block.rows, column, columns, preconditions, workspace);
-      if (preconditions) precondition_panel(state, workspace, block.row, block.rows, column, columns, kernels_);
+      if (preconditions) precondition_panel(state, workspace, values.step, block.row, block.rows, column, columns, kernels_);
       if (output_.squared_norms != nullptr)
         squares += kernels_.squared_norm(values.values, values.step, block.rows, columns);
       SjltPanel panel = tables.panel(column, columns);

@@ -12,7 +12,8 @@ struct Sjlt {
 };
 
 // sketch = sum over the parts.
-void sketch_sjlt(const std::vector<Part>& parts, const Sjlt& sketch, const Output& output, const Kernels& kernels, int threads);
+void sketch_sjlt(const std::vector<Part>& parts, const Sjlt& sketch, const Output& output, const Kernels& kernels,
+                 int threads);
 
 // What a block of a parameter needs of the random matrix: the signs of its entries and the turns of its tiles.
 class SjltTables {

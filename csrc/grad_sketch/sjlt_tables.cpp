@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <array>
+#include <numeric>
 
 #include "sjlt.h"
 
@@ -58,7 +59,7 @@ void SjltTables::make_runs(const std::vector<uint32_t>& ids) {
 void SjltTables::make_turns(PhiloxKey key, const std::vector<uint32_t>& ids, const Kernels& kernels) {
   const int64_t n_runs = static_cast<int64_t>(runs_.size());
   turns_.resize(static_cast<size_t>(sketch_.slices * n_runs * n_tiles_));
-  std::vector<std::array<uint32_t, 2>> words(static_cast<size_t>(transposed_ ? n_runs : n_tiles_));
+  std::vector<std::array<uint32_t, 2>> words(static_cast<size_t>(transposed_ ? 1 : n_tiles_));
   auto* const raw = reinterpret_cast<uint32_t(*)[2]>(words.data());
   const auto turned = [](uint32_t word, int64_t size) {
     return static_cast<int32_t>((static_cast<uint64_t>(word) * static_cast<uint64_t>(size)) >> 32);
@@ -69,12 +70,14 @@ void SjltTables::make_turns(PhiloxKey key, const std::vector<uint32_t>& ids, con
       const int64_t scalar_tile = ids[static_cast<size_t>(runs_[static_cast<size_t>(run)].first)] / tile_scalar_;
       Turn* const turns = turns_.data() + (slice * n_runs + run) * n_tiles_;
       if (!transposed_) {
-        kernels.turn_words(key, static_cast<uint64_t>(first_tile_), static_cast<uint32_t>(scalar_tile), domain, n_tiles_, raw);
+        kernels.turn_words(key, static_cast<uint64_t>(first_tile_), static_cast<uint32_t>(scalar_tile), domain, n_tiles_,
+                           raw);
         for (int64_t tile = 0; tile < n_tiles_; ++tile)
           turns[tile] = {turned(raw[tile][0], tile_scalar_), turned(raw[tile][1], tile_vector_)};
       } else {
         for (int64_t tile = 0; tile < n_tiles_; ++tile) {
-          kernels.turn_words(key, static_cast<uint64_t>(scalar_tile), static_cast<uint32_t>(first_tile_ + tile), domain, 1, raw);
+          kernels.turn_words(key, static_cast<uint64_t>(scalar_tile), static_cast<uint32_t>(first_tile_ + tile), domain, 1,
+                             raw);
           turns[tile] = {turned(raw[0][1], tile_scalar_), turned(raw[0][0], tile_vector_)};
         }
       }
@@ -99,7 +102,7 @@ void SjltTables::make_transposed_signs(PhiloxKey key, const std::vector<uint32_t
   std::array<uint32_t, kPanel> rows;
   for (int64_t slice = 0; slice < sketch_.slices; ++slice)
     for (int64_t panel = 0; panel * kPanel < columns; ++panel) {
-      for (int64_t i = 0; i < kPanel; ++i) rows[static_cast<size_t>(i)] = static_cast<uint32_t>(column_ + panel * kPanel + i);
+      std::iota(rows.begin(), rows.end(), static_cast<uint32_t>(column_ + panel * kPanel));
       kernels.sign_words(key, kSignDomain + static_cast<uint32_t>(slice), rows.data(), kPanel, ids[0] / kSigns, blocks,
                          words.data());
       uint32_t* const target = signs_.data() + (slice * panels_ + panel) * rows_;
@@ -138,16 +141,21 @@ int64_t sjlt_accumulators(const Sjlt& sketch, bool transposed) {
 
 // What reached beyond a row belongs to its beginning.
 void add_sjlt(const Sjlt& sketch, bool transposed, const float* accumulators, float* out) {
-  const int64_t scalars = sketch.slices * (transposed ? sketch.tile_columns : sketch.tile_rows);
-  const int64_t vectors = transposed ? sketch.tile_rows : sketch.tile_columns;
-  for (int64_t row = 0; row < scalars; ++row) {
-    const float* const from = accumulators + row * (vectors + kVectorPad);
-    const int64_t slice = row / sketch.tile_columns, local = row % sketch.tile_columns;  // where transposed
-    float* const to = transposed ? out + slice * vectors * sketch.tile_columns + local : out + row * vectors;
-    const int64_t step = transposed ? sketch.tile_columns : 1;
-    for (int64_t column = 0; column < vectors; ++column) to[column * step] += from[column];
-    for (int64_t column = 0; column < std::min(vectors, kVectorPad); ++column) to[column * step] += from[vectors + column];
-  }
+  const int64_t scalars = transposed ? sketch.tile_columns : sketch.tile_rows;
+  const int64_t vectors = transposed ? sketch.tile_rows : sketch.tile_columns, width = vectors + kVectorPad;
+  for (int64_t slice = 0; slice < sketch.slices; ++slice, out += scalars * vectors)
+    for (int64_t row = 0; row < scalars; ++row, accumulators += width) {
+      const auto add = [&](int64_t first, int64_t count) {
+        const float* const from = accumulators + first;
+        if (transposed) {
+          for (int64_t column = 0; column < count; ++column) out[column * scalars + row] += from[column];
+        } else {
+          for (int64_t column = 0; column < count; ++column) out[row * vectors + column] += from[column];
+        }
+      };
+      add(0, vectors);
+      add(vectors, std::min(vectors, kVectorPad));
+    }
 }
 
 }  // namespace adaptinf

@@ -6,7 +6,8 @@ namespace adaptinf {
 namespace {
 
 constexpr int64_t kUnpackedRows = 28;  // a panel of vectors that so few rows use is read where it lies
-constexpr int64_t kPacked = 32;        // tokens packed at once
+constexpr int64_t kPacked = 32;        // tokens taken at once
+constexpr int64_t kGivenEntries = 1 << 12;
 
 int64_t bytes_of(DType dtype) { return (static_cast<int64_t>(dtype) & 0xff) / 8; }
 
@@ -63,6 +64,8 @@ void Products::prepare(int64_t sample, int64_t first, int64_t rows, Workspace& w
   }
 }
 
+int64_t Products::panel_columns(int64_t) const { return kPanel; }
+
 Panel Products::panel(int64_t sample, int64_t, int64_t rows, int64_t column, int64_t columns, bool,
                       Workspace& workspace) const {
   const int64_t start = bounds_[static_cast<size_t>(sample)], tokens = bounds_[static_cast<size_t>(sample) + 1] - start;
@@ -102,20 +105,38 @@ bool Given::is_empty(int64_t sample) const { return !empty_.empty() && empty_[st
 
 void Given::prepare(int64_t, int64_t, int64_t, Workspace&) const {}
 
+int64_t Given::panel_columns(int64_t rows) const { return std::max<int64_t>(1, kGivenEntries / (kPanel * rows)) * kPanel; }
+
 Panel Given::panel(int64_t sample, int64_t first, int64_t rows, int64_t column, int64_t columns, bool writable,
                    Workspace& workspace) const {
   const int64_t at = first * columns_ + column;
   if (gradients_.dtype == DType::float32 && !writable) return {gradients_.floats(sample, at), columns_};
-  float* out = workspace.panel.reserve(rows * kPanel);
-  kernels_.widen(gradients_.at(sample, at), gradients_.dtype, columns_, rows, columns, out, kPanel);
-  return {out, kPanel};
+  float* out = workspace.panel.reserve(rows * columns);
+  kernels_.widen(gradients_.at(sample, at), gradients_.dtype, columns_, rows, columns, out, columns);
+  return {out, columns};
 }
 
-void precondition_panel(const State& state, Workspace& workspace, int64_t row, int64_t rows, int64_t column, int64_t columns,
-                        const Kernels& kernels) {
+void add_tokens(const Matrix& values, const std::optional<Matrix>& factors, int64_t first, int64_t last, double* sums,
+                Workspace& workspace, const Kernels& kernels) {
+  const int64_t columns = values.columns;
+  for (int64_t token = first; token < last; token += kPacked) {
+    const int64_t rows = std::min(kPacked, last - token);
+    float* const wide = workspace.vectors.reserve(kPacked * columns);
+    kernels.widen(values.at(token, 0), values.dtype, values.step, rows, columns, wide, columns);
+    float* by = nullptr;
+    if (factors) {
+      by = workspace.scalars.reserve(kPacked * columns);
+      kernels.widen(factors->at(token, 0), factors->dtype, factors->step, rows, columns, by, columns);
+    }
+    kernels.column_sums(wide, by, rows, columns, sums);
+  }
+}
+
+void precondition_panel(const State& state, Workspace& workspace, int64_t step, int64_t row, int64_t rows, int64_t column,
+                        int64_t columns, const Kernels& kernels) {
   const float* const first = state.first == nullptr ? nullptr : state.first + row * state.first_step + column;
   kernels.precondition(state.by, first, state.first_step, state.second + row * state.second_step + column,
-                       state.second_step, workspace.panel.reserve(0), rows, columns);
+                       state.second_step, workspace.panel.reserve(0), step, rows, columns);
 }
 
 int64_t piece_size(int64_t total, int64_t target, int64_t unit) {

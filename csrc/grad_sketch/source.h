@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <new>
+#include <optional>
 #include <vector>
 
 #include "../xorts/codes.h"
@@ -37,7 +38,7 @@ struct Workspace {
   Floats scalars, vectors, panel, wide;
 };
 
-// kPanel columns of one sample's gradient, or fewer at its edge.
+// Columns of one sample's gradient.
 struct Panel {
   const float* values;
   int64_t step;
@@ -51,8 +52,9 @@ class Source {
   virtual bool is_empty(int64_t sample) const = 0;
   // Before panels of rows `first` to `first + rows` of the scalar side.
   virtual void prepare(int64_t sample, int64_t first, int64_t rows, Workspace& workspace) const = 0;
-  // Columns `column` on of the vector side, of the rows that were prepared. What lies beyond the last is not to be read.
-  // With `writable` the panel is in the workspace, [rows][kPanel].
+  // How many columns a panel of so many rows has, a multiple of kPanel.
+  virtual int64_t panel_columns(int64_t rows) const = 0;
+  // Columns `column` on of the vector side, of the rows that were prepared. With `writable` it is in the workspace.
   virtual Panel panel(int64_t sample, int64_t first, int64_t rows, int64_t column, int64_t columns, bool writable,
                       Workspace& workspace) const = 0;
 };
@@ -77,6 +79,7 @@ class Products : public Source {
   int64_t samples() const override;
   bool is_empty(int64_t sample) const override;
   void prepare(int64_t sample, int64_t first, int64_t rows, Workspace& workspace) const override;
+  int64_t panel_columns(int64_t rows) const override;
   Panel panel(int64_t sample, int64_t first, int64_t rows, int64_t column, int64_t columns, bool writable,
               Workspace& workspace) const override;
 
@@ -94,6 +97,7 @@ class Given : public Source {
   int64_t samples() const override;
   bool is_empty(int64_t sample) const override;
   void prepare(int64_t sample, int64_t first, int64_t rows, Workspace& workspace) const override;
+  int64_t panel_columns(int64_t rows) const override;
   Panel panel(int64_t sample, int64_t first, int64_t rows, int64_t column, int64_t columns, bool writable,
               Workspace& workspace) const override;
 
@@ -134,8 +138,12 @@ struct Output {
 };
 
 // The gradient in the workspace's panel, of those rows and columns, becomes the direction.
-void precondition_panel(const State& state, Workspace& workspace, int64_t row, int64_t rows, int64_t column, int64_t columns,
-                        const Kernels& kernels);
+void precondition_panel(const State& state, Workspace& workspace, int64_t step, int64_t row, int64_t rows, int64_t column,
+                        int64_t columns, const Kernels& kernels);
+
+// sums [columns] += rows `first` to `last` of values (* factors), in float64 and in that order.
+void add_tokens(const Matrix& values, const std::optional<Matrix>& factors, int64_t first, int64_t last, double* sums,
+                Workspace& workspace, const Kernels& kernels);
 
 // Cuts `total` into pieces of about `target`, multiples of `unit` but for the last.
 int64_t piece_size(int64_t total, int64_t target, int64_t unit);

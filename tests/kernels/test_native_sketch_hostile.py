@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -163,3 +164,29 @@ def outcomes() -> dict[str, str]:
 @pytest.mark.parametrize("call", HOSTILE)
 def test_hostile_numbers_raise(outcomes: dict[str, str], call: str) -> None:
     assert re.search(HOSTILE[call], outcomes[call])
+
+
+@pytest.mark.slow
+def test_no_sanitizer_complains(repository: Path, tmp_path: Path) -> None:
+    """Every entry of the C++ part on memory of exactly the inputs' sizes, under AddressSanitizer and UBSan."""
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    csrc, driver = repository / "csrc", tmp_path / "driver"
+    folders = [csrc / "common", csrc / "grad_sketch", csrc / "xorts"]
+    sources = [path for folder in folders for path in sorted(folder.glob("*.cpp")) if path.name != "bind.cpp"]
+    sources += [repository / "tests" / "kernels" / "native_sketch_driver.cpp"]
+    flags = ["-std=c++17", "-O1", "-g1", f"-I{csrc}", "-D_GLIBCXX_ASSERTIONS", "-pthread"]
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    built = subprocess.run(
+        [compiler, *flags, *sanitizers, *map(str, sources), "-o", str(driver), "-ldl"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "cannot find -lasan" in built.stderr or "cannot find -lubsan" in built.stderr:
+        pytest.skip("this compiler has no sanitizers")
+    assert built.returncode == 0, built.stderr[-2000:]
+    done = subprocess.run([str(driver)], capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(done.stdout) >= 6 * 3 * 6 * 7
