@@ -1,4 +1,4 @@
-// Sketches of per-sample gradients, of the kinds sjlt, rademacher and xorts; definitions: kernels/adaptinf_kernels/sketch. Matrices
+// Sketches of per-sample gradients, of the kinds sjlt, rademacher and xorts; see kernels/adaptinf_kernels/sketch. Matrices
 // are float32, float16 or bfloat16; sums are float32; results have entries of +-1. A sample's bits depend on nothing but
 // the sample, the parameter's shape, the sketch and the instruction set.
 #pragma once
