@@ -108,6 +108,12 @@ def test_what_is_not_finite_stays_with_its_sample(impl: str) -> None:
     assert torch.equal(found[::2, ::2], clean[::2, ::2])
 
 
+def test_arrays_of_numpy() -> None:
+    ours, others = samples((2, 3), (4, 6), torch.float32), samples((1, 5), (4, 6), torch.float32, seed=1)
+    found = grad_gram(*(each.numpy() for each in ours), other=tuple(each.numpy() for each in others))
+    assert torch.equal(found, grad_gram(*ours, other=others))
+
+
 X, G, CU = samples((2, 3), (4, 6), torch.float32)
 
 

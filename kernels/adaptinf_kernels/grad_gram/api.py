@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import adaptinf_kernels.grad_gram.ops  # noqa: F401  (registers the op)
 import torch
+from adaptinf_kernels._arrays import Array, as_tensor
 from adaptinf_kernels._dispatch import Impl
 from adaptinf_kernels.sketch.samples import check_cu_seqlens, check_rows
 from torch import Tensor
 
 
 def grad_gram(
-    x: Tensor,
-    grad_out: Tensor,
-    cu_seqlens: Tensor,
+    x: Array,
+    grad_out: Array,
+    cu_seqlens: Array,
     *,
-    other: tuple[Tensor, Tensor, Tensor] | None = None,
+    other: tuple[Array, Array, Array] | None = None,
     impl: Impl = "auto",
 ) -> Tensor:
     """Inner products of per-sample gradients: ``out[b, c] = <G_b^T X_b, H_c^T Y_c>``; float32 [B, B] or [B, C].
@@ -34,7 +35,7 @@ def grad_gram(
             accelerator are not checked but clamped to the tokens.
         other: (x, grad_out, cu_seqlens) of C other samples of the same layer, dtypes and device, such as validation
             samples.
-        impl: "auto", "reference", "native" or "triton".
+        impl: "auto", "reference" or "triton".
 
     Raises:
         ValueError: shapes or segments do not fit.
@@ -43,10 +44,14 @@ def grad_gram(
 
     Source: the ghost inner product of Wang et al. 2024 (In-Run Data Shapley), after the ghost norm of Li et al. 2022.
     """
+    x, grad_out = as_tensor("x", x), as_tensor("grad_out", grad_out)
+    cu_seqlens = as_tensor("cu_seqlens", cu_seqlens)
     check_rows(x=x, grad_out=grad_out)
     check_cu_seqlens(cu_seqlens, x.device)
-    other_x, other_grad_out, other_cu_seqlens = other or (None, None, None)
-    if other_x is not None and other_grad_out is not None and other_cu_seqlens is not None:
+    other_x = other_grad_out = other_cu_seqlens = None
+    if other is not None:
+        other_x, other_grad_out = as_tensor("other's x", other[0]), as_tensor("other's grad_out", other[1])
+        other_cu_seqlens = as_tensor("other's cu_seqlens", other[2])
         check_rows(**{"other's x": other_x, "other's grad_out": other_grad_out})
         check_cu_seqlens(other_cu_seqlens, x.device)
         _check_alike("x", x, other_x)
