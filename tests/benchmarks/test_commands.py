@@ -47,6 +47,7 @@ def test_dry_run_of_the_gpu_suite(tmp_path: Path) -> None:
     assert out.with_suffix(".md").read_text() in done.stdout
 
 
+@pytest.mark.slow
 def test_run_and_compare(tmp_path: Path) -> None:
     old = tmp_path / "old.json"
     done = call("run", "--quick", "--only", "signs", "--out", str(old))
@@ -100,6 +101,7 @@ def test_a_worker_that_dies_costs_its_case_alone(monkeypatch: pytest.MonkeyPatch
     assert "-6" in results[1].reason
 
 
+@pytest.mark.slow
 def test_without_time_the_rest_is_not_reached(tmp_path: Path) -> None:
     done = call("gpu", "--dry-run", "--only", "signs", "--budget", "0", "--out", str(tmp_path / "x.json"))
     assert done.returncode == 0, done.stderr
