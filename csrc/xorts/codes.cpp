@@ -29,6 +29,7 @@ BucketTable::BucketTable(const Codes& codes, int64_t repetition, int64_t lanes) 
   start.assign(vectors + 1, 0);
   entries.resize(static_cast<size_t>(codes.ids));
   for (int64_t id = 0; id < codes.ids; ++id) ++start[codes.bucket(repetition, id) / lanes + 1];
+  most = *std::max_element(start.begin(), start.end());
   for (size_t vector = 0; vector < vectors; ++vector) start[vector + 1] += start[vector];
   std::vector<uint32_t> next(start.begin(), start.end() - 1);
   for (int64_t id = 0; id < codes.ids; ++id) {

@@ -31,6 +31,7 @@ struct BucketTable {
   };
   std::vector<uint32_t> start;  // [vectors + 1]
   std::vector<Entry> entries;   // [ids]
+  int64_t most = 0;             // entries of one vector
 
   BucketTable(const Codes& codes, int64_t repetition, int64_t lanes);
 };
