@@ -57,6 +57,17 @@ double add_block(const Part& part, const Block& block, int64_t sample, bool norm
   return squares;
 }
 
+inline __attribute__((always_inline)) void add_row(const float* from, int64_t count, const uint32_t* buckets,
+                                                   const uint32_t* signs, uint32_t bucket, uint32_t sign, float* to) {
+  uint32_t at[kPanel], bits[kPanel];
+  float values[kPanel];
+  std::memcpy(bits, from, static_cast<size_t>(count) * sizeof(float));
+  for (int64_t j = 0; j < count; ++j) at[j] = buckets[j] ^ bucket;
+  for (int64_t j = 0; j < count; ++j) bits[j] ^= signs[j] ^ sign;
+  std::memcpy(values, bits, static_cast<size_t>(count) * sizeof(float));
+  for (int64_t j = 0; j < count; ++j) to[at[j]] += values[j];
+}
+
 }  // namespace
 
 XortsSum::XortsSum(int64_t k, float* out) : out_(out), part_(static_cast<size_t>(k), 0.0f) { std::fill_n(out, k, 0.0f); }
@@ -76,13 +87,11 @@ void XortsSum::add(const Panel& panel, const Codes& scalars, int64_t row, int64_
       for (int64_t i = 0; i < rows; ++i) {
         const uint32_t bucket = scalars.bucket(repetition, row + i);
         const uint32_t sign = scalars.negative(repetition, row + i) ? kSignBit : 0;
-        uint32_t at[kPanel], bits[kPanel] = {};
-        float values[kPanel];
-        std::memcpy(bits, panel.values + i * panel.step + first, static_cast<size_t>(count) * sizeof(float));
-        for (int64_t j = 0; j < kPanel; ++j) at[j] = buckets[j] ^ bucket;
-        for (int64_t j = 0; j < kPanel; ++j) bits[j] ^= signs[j] ^ sign;
-        std::memcpy(values, bits, sizeof values);
-        for (int64_t j = 0; j < count; ++j) part[at[j]] += values[j];
+        const float* const from = panel.values + i * panel.step + first;
+        if (count == kPanel)  // most often, and unrolled
+          add_row(from, kPanel, buckets, signs, bucket, sign, part);
+        else
+          add_row(from, count, buckets, signs, bucket, sign, part);
         if ((terms_ += count) >= most) flush();
       }
     }
@@ -151,10 +160,10 @@ void squared_norms(const Part& part, const Output& output, const Kernels& kernel
 bool transform_is_cheaper(int64_t rows, int64_t columns, int64_t k, int64_t repetitions) {
   // in hundredths of a nanosecond per token of a sample of 128, measured on one core with AVX-512
   const double entries = static_cast<double>(rows) * static_cast<double>(columns);
-  const double formed = entries * (0.95 + 0.21 * static_cast<double>(repetitions));
+  const double formed = entries * (0.97 + 0.54 * static_cast<double>(repetitions));
   const double sides = 25.0 * (static_cast<double>(rows) + static_cast<double>(columns));
   const double levels = 63 - __builtin_clzll(static_cast<unsigned long long>(k));
-  return static_cast<double>(repetitions) * (sides + 1.35 * static_cast<double>(k) * levels) < formed;
+  return static_cast<double>(repetitions) * (sides + 1.6 * static_cast<double>(k) * levels) < formed;
 }
 
 }  // namespace adaptinf
