@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 import torch
 from adaptinf_kernels import TokenScores
-from adaptinf_kernels.token_scores import reference
+from adaptinf_kernels.token_scores import ops, reference
 from adaptinf_kernels.token_scores.api import token_scores as any_token_scores
-from adaptinf_kernels.token_scores.ops import OP
 from torch import Tensor
 
 EPS32 = torch.finfo(torch.float32).eps
@@ -19,7 +18,7 @@ EPS32 = torch.finfo(torch.float32).eps
 @pytest.fixture(params=["reference", "native"])
 def token_scores(request: pytest.FixtureRequest) -> Any:
     """The function, by one of the implementations of the CPU."""
-    reasons = OP.not_supported_reasons(request.param, torch.ones(1, 1), None, torch.zeros(1), None, False)
+    reasons = ops.OP.not_supported_reasons(request.param, torch.ones(1, 1), None, torch.zeros(1), None, False)
     if reasons:
         pytest.skip("; ".join(reasons))
     return functools.partial(any_token_scores, impl=request.param)
@@ -195,6 +194,20 @@ def test_layouts(token_scores: Any, layout: str) -> None:
 def test_no_tokens(token_scores: Any) -> None:
     found = token_scores(torch.zeros(0, 4), torch.zeros(7, 4), torch.zeros(0, dtype=torch.int64), grad=True)
     assert [list(value.shape) for value in found] == [[0]] * 4 + [[0, 4]]
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_wrong_labels_on_an_accelerator_give_nan(grad: bool) -> None:
+    """The path of CUDA tensors, on the CPU."""
+    hidden, weight, bias, labels = problem(9, 4, 20)
+    expected = any_token_scores(hidden, weight, labels, bias=bias, grad=grad)
+    spoilt = labels.clone()
+    spoilt[[0, 3, 7]] = torch.tensor([20, -1, 2**40])
+    *scores, grad_hidden = ops._marking_wrong_labels(hidden, weight, spoilt, bias, grad, "auto")
+    for value, truth in zip([*scores, *[grad_hidden] * grad], expected, strict=False):
+        assert value[[0, 3, 7]].isnan().all()
+        assert torch.equal(value[[1, 2, 4, 5, 6, 8]], truth[[1, 2, 4, 5, 6, 8]])
+    assert len(grad_hidden) == 9 * grad
 
 
 H, W, Y = torch.zeros(3, 4), torch.zeros(7, 4), torch.zeros(3, dtype=torch.int64)

@@ -51,7 +51,8 @@ def token_scores(
         impl: "auto", "triton" (CUDA), "native" (CPU) or "reference".
 
     Raises:
-        ValueError: shapes do not fit, or a label is no token id; the message names the token.
+        ValueError: shapes do not fit, or a label is no token id; the message names the token. On an accelerator labels
+            are not read: there a wrong one makes all numbers of its token NaN.
         TypeError: a dtype does not fit.
         NotSupportedError: ``impl`` cannot run on these inputs.
     """

@@ -22,16 +22,32 @@ Scores = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 def _token_scores(
     hidden: Tensor, weight: Tensor | None, labels: Tensor, bias: Tensor | None, grad: bool, impl: str
 ) -> Scores:
+    if labels.device.type != "cpu":
+        return _marking_wrong_labels(hidden, weight, labels, bias, grad, impl)
     check_labels(labels, hidden.shape[1] if weight is None else weight.shape[0])
     return OP(impl, hidden, weight, labels, bias, grad)
 
 
 def check_labels(labels: Tensor, vocabulary: int) -> None:
     """Raises ValueError for the first label that is neither -100 nor a token id."""
-    wrong = ((labels < 0) | (labels >= vocabulary)) & (labels != -100)
+    wrong = _wrong_labels(labels, vocabulary)
     if wrong.any():
         token = int(wrong.nonzero()[0])
         raise ValueError(f"labels[{token}]={int(labels[token])} is neither -100 nor a token id under V={vocabulary}")
+
+
+def _marking_wrong_labels(
+    hidden: Tensor, weight: Tensor | None, labels: Tensor, bias: Tensor | None, grad: bool, impl: str
+) -> Scores:
+    """NaN where a label is wrong: to read them here would wait for the accelerator, and no graph could be captured."""
+    wrong = _wrong_labels(labels, hidden.shape[1] if weight is None else weight.shape[0])
+    *scores, grad_hidden = OP(impl, hidden, weight, labels.masked_fill(wrong, 0), bias, grad)
+    nll, entropy, el2n_sq, margin = (score.masked_fill_(wrong, torch.nan) for score in scores)
+    return nll, entropy, el2n_sq, margin, grad_hidden.masked_fill_(wrong[:, None], torch.nan) if grad else grad_hidden
+
+
+def _wrong_labels(labels: Tensor, vocabulary: int) -> Tensor:
+    return ((labels < 0) | (labels >= vocabulary)) & (labels != -100)
 
 
 @torch.library.register_fake("adaptinf_kernels::token_scores", lib=_library)
