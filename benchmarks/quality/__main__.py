@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -47,21 +48,23 @@ def main() -> None:
     begun = time.monotonic()
     lm = load_model(ModelConfig(name="smollm2-135m", max_length=options.max_tokens), cache=RunConfig().cache_dir)
     samples = read(lm, options.data, options.records)
-    measured = measure(lm, samples, options.seeds, options.part)
-    tokens = sum(len(sample.input_ids) for sample in samples)
     facts = {
         "model": lm.name,
         "records": len(samples),
-        "tokens": tokens,
+        "tokens": sum(len(sample.input_ids) for sample in samples),
         "tasks": TASKS,
-        "seconds": round(time.monotonic() - begun),
         "torch": torch.__version__,
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps({"facts": facts, "rows": measured}, indent=1) + "\n")
-    table = markdown(measured)
-    options.out.with_suffix(".md").write_text(table)
-    print(json.dumps(facts), table, sep="\n\n")
+    rows: list[dict] = []
+    for more in measure(
+        lm, samples, options.seeds, options.part
+    ):  # what is measured is kept, should the rest not finish
+        rows += more
+        facts["seconds"] = round(time.monotonic() - begun)
+        options.out.write_text(json.dumps({"facts": facts, "rows": rows}, indent=1) + "\n")
+        options.out.with_suffix(".md").write_text(markdown(rows))
+    print(json.dumps(facts), markdown(rows), sep="\n\n")
 
 
 def read(lm: LanguageModel, data: Path, each: int) -> list[Encoded]:
@@ -76,10 +79,9 @@ def read(lm: LanguageModel, data: Path, each: int) -> list[Encoded]:
     return found
 
 
-def measure(lm: LanguageModel, samples: list[Encoded], seeds: int, part: str) -> list[dict]:
-    """Rows of measures; see :meth:`Target.results`."""
+def measure(lm: LanguageModel, samples: list[Encoded], seeds: int, part: str) -> Iterator[list[dict]]:
+    """Rows of measures (see :meth:`Target.results`) as they come."""
     whole = [Target("model", len(samples), MODEL_KS, seeds)] if part != "layers" else []
-    rows = []
     for index, weights in layers(lm, samples):
         begun = time.monotonic()
         chosen = index in LAYERS and part != "model"
@@ -91,11 +93,11 @@ def measure(lm: LanguageModel, samples: list[Encoded], seeds: int, part: str) ->
             feed(weight, whole + own)
             if chosen:
                 feed(weight.lora_at_start(RANK, ALPHA), [adapters])
-            rows += [row for target in own for row in target.results()]
+            yield from (list(target.results()) for target in own)
         if chosen:
-            rows += adapters.results()
+            yield list(adapters.results())
         print(f"layer {index}: {time.monotonic() - begun:.0f} s", flush=True)
-    return rows + [row for target in whole for row in target.results()]
+    yield from (list(target.results()) for target in whole)
 
 
 def feed(weight: Factors, targets: list[Target]) -> None:
