@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from adaptinf_kernels import NotSupportedError, Sketch, grad_sketch_linear
+from adaptinf_kernels import NotSupportedError, Preconditioner, Sketch, grad_sketch_linear
 
 from tests.kernels import sketch_cases as cases
 from tests.kernels import sketch_oracle as oracle
@@ -77,6 +77,17 @@ def test_many_groups_add_up_in_order() -> None:
     problem = cases.linear([2], 130 * 128, 5)
     found = oracle.check(problem, SKETCHES[1], "triton")
     assert torch.equal(problem.run(SKETCHES[1], "triton").sketch, found.sketch)
+
+
+def test_entries_outside_the_weight_have_no_direction() -> None:
+    """Without eps theirs would be 0 / 0."""
+    tokens, bounds = PROBLEMS["less"].tokens, torch.tensor([0, 46])
+    state = Preconditioner.less(cases.random(17, 33), 0.5 + cases.random(17, 33).square(), eps=0.0)
+    found, expected = (
+        grad_sketch_linear(**tokens, cu_seqlens=bounds, sketch=SKETCHES[1], name="w", preconditioner=state, impl=impl)
+        for impl in ("triton", "reference")
+    )
+    torch.testing.assert_close(found.sketch, expected.sketch, rtol=1e-5, atol=1e-5)
 
 
 def test_any_strides() -> None:
