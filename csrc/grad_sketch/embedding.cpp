@@ -14,7 +14,8 @@ constexpr int64_t kIdColumns = 1 << 13;
 // One sample's gradient of an embedding table, sketched.
 class EmbeddingSample {
  public:
-  EmbeddingSample(const Context& context, const std::vector<int64_t>& ids, const Matrix& grad_out, const Key& key, float* out)
+  EmbeddingSample(const Context& context, const std::vector<int64_t>& ids, const Matrix& grad_out, const Key& key,
+                  float* out)
       : context_(context), ids_(ids), grad_out_(grad_out), key_(key), out_(out) {}
 
   // Returns the squared norm, if it is wanted.
@@ -82,7 +83,8 @@ class EmbeddingSample {
   void add_xorts_rows() {
     const int64_t width = grad_out_.columns;
     for (size_t row = 0; row < distinct_.size(); ++row)
-      xorts_->add({sums_.data() + static_cast<int64_t>(row) * width, width}, key_.rows, distinct_[row], 1, key_.columns, 0, width);
+      xorts_->add({sums_.data() + static_cast<int64_t>(row) * width, width}, key_.rows, distinct_[row], 1, key_.columns, 0,
+                  width);
   }
 
   void add_dense_row(int64_t row) {
