@@ -23,6 +23,7 @@ CpuLevel parse_level(const std::string& name);
 [[noreturn]] inline void no_cuda() { fail(std::string("this module has no CUDA part: ") + ADAPTINF_CUDA_REASON); }
 
 // One per folder.
+void bind_grad_gram(py::module_& module);
 void bind_grad_sketch(py::module_& module);
 void bind_sketch(py::module_& module);
 void bind_token_scores(py::module_& module);

@@ -32,6 +32,7 @@ py::dict build_info() {
 PYBIND11_MODULE(_C, module) {
   using namespace adaptinf;
   module.doc() = "Native kernels of adaptinf. Tensors are (pointer, shape, strides, dtype, device type, device index).";
+  bind_grad_gram(module);
   bind_grad_sketch(module);
   bind_sketch(module);
   bind_token_scores(module);

@@ -5,6 +5,7 @@
 #include <variant>
 
 #include "../binding.h"
+#include "arguments.h"
 #include "grad_sketch.h"
 
 namespace adaptinf {
@@ -14,7 +15,7 @@ using SketchArguments = std::tuple<std::string, int64_t, int64_t, int64_t, int64
 using KeyArguments = std::variant<uint64_t, std::pair<Arguments, Arguments>>;
 using StateArguments = std::tuple<std::string, std::optional<Arguments>, std::optional<Arguments>, std::vector<double>>;
 
-constexpr int64_t kMaxRows = int64_t{1} << 32, kMaxThreads = 4096;
+constexpr int64_t kMaxRows = int64_t{1} << 32;
 
 // Of a parameter [rows, columns]; an embedding has as many rows as there are codes.
 Key checked_key(const KeyArguments& arguments, const Context& context, std::optional<int64_t> rows, int64_t columns) {
@@ -31,28 +32,10 @@ Key checked_key(const KeyArguments& arguments, const Context& context, std::opti
   return key;
 }
 
-Matrix readable(const char* name, const Arguments& arguments) {
-  const TensorView view =
-      checked_view(name, arguments, {DType::float32, DType::float16, DType::bfloat16}, 2, Access::read);
-  if (view.device != DeviceType::cpu) fail(std::string(name) + ": must be in the memory of the CPU");
-  return Matrix(view);
-}
-
-void check_shape(const char* name, const Matrix& matrix, int64_t rows, int64_t columns) {
-  if (matrix.rows != rows || matrix.columns != columns)
-    fail(std::string(name) + ": must be [" + std::to_string(rows) + ", " + std::to_string(columns) + "]");
-}
-
 void check_parameter(int64_t rows, int64_t columns) {
   if (rows < 0 || columns < 0) fail("parameter: a size is negative");
   if (rows > kMaxRows) fail("parameter: more than 2^32 rows");
   checked_product(checked_product(rows, columns, "parameter"), 8, "parameter");
-}
-
-void check_bounds(const std::vector<int64_t>& bounds, int64_t tokens) {
-  if (bounds.empty() || bounds.front() != 0 || bounds.back() != tokens) fail("bounds: must run from 0 to the tokens");
-  for (size_t i = 1; i < bounds.size(); ++i)
-    if (bounds[i] < bounds[i - 1]) fail("bounds: must not fall");
 }
 
 Preconditioning preconditioning(const StateArguments& arguments, const SketchArguments& sketch, int64_t rows, int64_t columns) {
@@ -88,7 +71,7 @@ Context context(const SketchArguments& sketch_arguments, const Arguments& z_argu
   if (slices < 1 || slices > 256 || tile_rows < 1 || tile_columns < 1 || tile_rows > k || tile_columns > k ||
       checked_product(slices * tile_rows, tile_columns, "sketch") != k)
     fail("sketch: slices of tiles do not make k");
-  if (threads < 1 || threads > kMaxThreads) fail("threads: must be from 1 to 4096");
+  const int checked = checked_threads(threads);
   const TensorView z = checked_view("z", z_arguments, {DType::float32}, 2, Access::write);
   const TensorView norms = checked_view("squared_norms", norms_arguments, {DType::float32}, 1, Access::write);
   if (z.device != DeviceType::cpu || norms.device != DeviceType::cpu) fail("results must be in the memory of the CPU");
@@ -98,7 +81,7 @@ Context context(const SketchArguments& sketch_arguments, const Arguments& z_argu
                       norms.shape[0] == 0 ? nullptr : static_cast<float*>(norms.data)};
   const CpuLevel cpu = parse_level(level);
   return {kind == "sjlt" ? Kind::sjlt : kind == "xorts" ? Kind::xorts : Kind::rademacher,
-          {k, slices, tile_rows, tile_columns}, output, cpu, kernels(cpu), static_cast<int>(threads)};
+          {k, slices, tile_rows, tile_columns}, output, cpu, kernels(cpu), checked};
 }
 
 int64_t samples_of(const std::vector<int64_t>& bounds) { return static_cast<int64_t>(bounds.size()) - 1; }

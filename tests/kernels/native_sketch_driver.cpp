@@ -1,10 +1,11 @@
-// Calls the native gradient sketches on memory of exactly their inputs' sizes, for the sanitizers to watch. Prints how many
+// Calls the native gradient sketches and grad_gram on memory of exactly their inputs' sizes, for the sanitizers to watch. Prints how many
 // calls it made.
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <vector>
 
+#include "grad_gram/grad_gram.h"
 #include "grad_sketch/grad_sketch.h"
 
 using namespace adaptinf;
@@ -69,6 +70,16 @@ int main() {
             project({kind, sketch, {z.get(), sketch.k, nullptr}, level, kernels(level), 2}, given.matrix(), rows, columns, key);
             calls += 6;
           }
+    for (const DType dtype : {DType::float32, DType::float16, DType::bfloat16})
+      for (const auto& [rows, columns] : shapes) {
+        const Owned x(tokens, columns, dtype), g(tokens, rows, dtype, 3), y(34, columns, dtype, 1), h(34, rows, dtype);
+        const std::unique_ptr<float[]> out(new float[static_cast<size_t>(samples * samples)]);
+        const Samples ours{x.matrix(), g.matrix(), bounds}, others{y.matrix(), h.matrix(), {0, 34, 34}};
+        grad_gram(ours, {}, out.get(), samples, kernels(level), 2);
+        grad_gram(ours, others, out.get(), 2, kernels(level), 2);
+        grad_gram(others, ours, out.get(), samples, kernels(level), 2);
+        calls += 3;
+      }
   }
   std::printf("%d\n", calls);
 }

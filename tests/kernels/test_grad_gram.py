@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from adaptinf_kernels import grad_gram
+from adaptinf_kernels import build_info, grad_gram
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.kernels.grad_gram_cases import LENGTHS, WIDTHS, check, exact, samples
 
-IMPLS = ["reference"]
+NATIVE = pytest.mark.skipif(not build_info()["native"], reason=build_info()["reason"] or "it is built")
+IMPLS = ["reference", pytest.param("native", marks=NATIVE)]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 

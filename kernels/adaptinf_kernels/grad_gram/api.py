@@ -35,7 +35,7 @@ def grad_gram(
             accelerator are not checked but clamped to the tokens.
         other: (x, grad_out, cu_seqlens) of C other samples of the same layer, dtypes and device, such as validation
             samples.
-        impl: "auto", "reference" or "triton".
+        impl: "auto", "triton", "native" or "reference".
 
     Raises:
         ValueError: shapes or segments do not fit.

@@ -7,7 +7,7 @@ from adaptinf_kernels._dispatch import Op
 from adaptinf_kernels.sketch.samples import check_bounds
 from torch import Tensor
 
-OP = Op("grad_gram", "triton", "reference")
+OP = Op("grad_gram", "triton", "native", "reference")
 
 _library = torch.library.Library("adaptinf_kernels", "FRAGMENT")
 _library.define(

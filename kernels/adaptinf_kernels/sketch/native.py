@@ -17,12 +17,18 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 def reasons_against(sketch: Sketch, *tensors: Tensor | None) -> list[str]:
     """Why the native module cannot sketch these tensors."""
+    reasons = tensor_reasons_against(*tensors)
+    if sketch.kind == "kron":
+        reasons.append("kind 'kron' is two matrix products, which torch does")
+    return reasons
+
+
+def tensor_reasons_against(*tensors: Tensor | None) -> list[str]:
+    """Why the native module cannot compute with these tensors."""
     given = [tensor for tensor in tensors if tensor is not None]
     reasons = _native.reasons_against(torch.device("cpu"))
     if any(tensor.device.type != "cpu" for tensor in given):
         reasons.append("it runs on the CPU")
-    if sketch.kind == "kron":
-        reasons.append("kind 'kron' is two matrix products, which torch does")
     dtypes = sorted({str(tensor.dtype) for tensor in given if tensor.dtype not in _DTYPES})
     if dtypes:
         reasons.append(f"it takes float32, float16 and bfloat16, not {', '.join(dtypes)}")
