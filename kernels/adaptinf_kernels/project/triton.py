@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from adaptinf_kernels import _triton
 from adaptinf_kernels.sketch.definition import Sketch, philox_key
+from adaptinf_kernels.sketch.triton_limits import slice_limits
 from torch import Tensor
 
 _NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
@@ -22,9 +23,7 @@ def not_supported_reasons(gradients: Tensor, shape: tuple[int, int], sketch: Ske
     if sketch.kind not in ("sjlt", "rademacher"):
         reasons.append(f"it has kinds sjlt and rademacher, not {sketch.kind}")
     if sketch.kind == "sjlt":
-        rows = sketch.k // sketch.nonzeros
-        if rows & (rows - 1) or not 512 <= rows <= 8192:
-            reasons.append(f"k / nonzeros must be a power of two from 512 to 8192, not {rows}")
+        reasons += slice_limits(sketch)
     return reasons
 
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 from adaptinf_kernels._triton import Compilation
-from adaptinf_kernels.sketch.triton_philox import philox, sign_word
-from adaptinf_kernels.sketch.triton_sjlt import SIGN, turn
+from adaptinf_kernels.sketch.triton_philox import philox
+from adaptinf_kernels.sketch.triton_runs import flipped, multiply, turned_runs
 
 RUNS, TILE_ROWS, TILE_WIDTH = 64, 64, 128
 """Of sjlt: pieces of a weight's rows, one tile long, that are taken at once; the accumulators, samples side by side."""
@@ -29,30 +29,6 @@ DENSE_ROWS = 128
 DENSE_SAMPLES = {"fp32": 16, "fp16": 64, "bf16": 64}
 SUM_CHUNKS, SUM_ENTRIES = 16, 128
 WARPS, SUM_WARPS = 8, 4
-
-
-@triton.jit
-def _multiply(exact, values, sums, CUT: tl.constexpr):
-    """``sums + exact @ values``, with ``exact`` of -1, 0 and 1; float32 values are cut in three."""
-    if CUT:
-        high = (values.to(tl.uint32, bitcast=True) & 0xFFFF0000).to(tl.float32, bitcast=True)
-        rest = values - high
-        middle = (rest.to(tl.uint32, bitcast=True) & 0xFFFF0000).to(tl.float32, bitcast=True)
-        exact = exact.to(tl.bfloat16)
-        sums = tl.dot(exact, (rest - middle).to(tl.bfloat16), sums, out_dtype=tl.float32)
-        sums = tl.dot(exact, middle.to(tl.bfloat16), sums, out_dtype=tl.float32)
-        return tl.dot(exact, high.to(tl.bfloat16), sums, out_dtype=tl.float32)
-    return tl.dot(exact.to(values.dtype), values, sums, out_dtype=tl.float32)
-
-
-@triton.jit
-def _flipped(values, flip):
-    """``values`` with their signs changed where the highest bit of ``flip`` is set."""
-    if values.dtype == tl.float32:
-        bits = values.to(tl.uint32, bitcast=True) ^ flip
-    else:
-        bits = values.to(tl.uint16, bitcast=True) ^ (flip >> 16).to(tl.uint16)
-    return bits.to(values.dtype, bitcast=True)
 
 
 @triton.jit(do_not_specialize=["key", "n_samples", "steps", "chunk_steps"])
@@ -71,21 +47,15 @@ def sjlt(
     for step in range(chunk * chunk_steps, min((chunk + 1) * chunk_steps, steps)):
         run = step * RUNS + tl.arange(0, RUNS)
         row, tile = run // row_runs, run % row_runs
-        a, b = turn(key, row // P, tile, t, P, Q)
-        column = (places[None, :] - b[:, None]) & (Q - 1)
-        word = tl.zeros((RUNS, Q), tl.uint32)
-        for m in tl.static_range(Q // 32):
-            candidate = sign_word(key, t + SIGN, row, tile * (Q // 32) + m)
-            word = tl.where(column // 32 == m, candidate[:, None], word)
-        flip = (word << (31 - column % 32).to(tl.uint32)) & 0x80000000
+        at, column, flip = turned_runs(key, row, tile, t, P, Q)
         live = column < tl.where(run < n_runs, d_in - tile * Q, 0)[:, None]
         starts = bases[None, :] + (row.to(tl.int64) * d_in + tile * Q)[:, None]
         values = tl.load(
             starts[:, :, None] + column[:, None, :], mask=live[:, None, :] & sample_live[None, :, None], other=0.0
         )
-        values = _flipped(values, flip[:, None, :]).reshape(RUNS, SAMPLES * Q)
-        here = ((row + a) & (P - 1))[None, :] == tl.arange(0, ROWS)[:, None]
-        total = _multiply(here, values, total, CUT)
+        values = flipped(values, flip[:, None, :]).reshape(RUNS, SAMPLES * Q)
+        here = at[None, :] == tl.arange(0, ROWS)[:, None]
+        total = multiply(here, values, total, CUT)
     place = tl.arange(0, ROWS)[:, None, None] * Q + places[None, None, :]
     out = partial + (chunk * n_samples + samples).to(tl.int64)[None, :, None] * k + t * P * Q
     tl.store(out + place, total.reshape(ROWS, SAMPLES, Q), mask=(place < P * Q) & sample_live[None, :, None])
@@ -116,7 +86,7 @@ def dense(
             values = tl.load(
                 bases[None, :] + entries[:, None], mask=(entries < n_entries)[:, None] & sample_live[None, :], other=0.0
             )
-            sums = _multiply(signs, values, sums, CUT)
+            sums = multiply(signs, values, sums, CUT)
         total += sums
     out = partial + (chunk * n_samples + samples).to(tl.int64)[None, :] * k + rows[:, None]
     tl.store(out, total, mask=(rows < k)[:, None] & sample_live[None, :])

@@ -18,3 +18,11 @@ def sjlt_limits(sketch: Sketch) -> list[str]:
     if sketch.k > MOST:
         reasons.append(f"it keeps the sketch in registers: k up to {MOST}, not {sketch.k}")
     return reasons
+
+
+def slice_limits(sketch: Sketch) -> list[str]:
+    """Why programs that hold one slice of this sjlt each cannot; empty where they can."""
+    rows = sketch.k // sketch.nonzeros
+    if rows & (rows - 1) or not 512 <= rows <= MOST:
+        return [f"k / nonzeros must be a power of two from 512 to {MOST}, not {rows}"]
+    return []
