@@ -8,7 +8,7 @@ from adaptinf_kernels.sketch.definition import Sketch
 from adaptinf_kernels.sketch.samples import check_bounds
 from torch import Tensor
 
-OP = Op("grad_sketch_embedding", "native", "reference")
+OP = Op("grad_sketch_embedding", "triton", "native", "reference")
 
 _library = torch.library.Library("adaptinf_kernels", "FRAGMENT")
 _library.define(
