@@ -1,9 +1,11 @@
-"""Triton: sjlt without norms; see ``triton_kernels.py``."""
+"""Triton: sjlt by ``triton_kernels.py``; norms by the sums of ``grad_sketch_vector`` over tokens sorted by their id."""
 
 from __future__ import annotations
 
+import torch
 from adaptinf_kernels._triton import reasons_against
 from adaptinf_kernels.sketch.definition import Sketch, philox_key
+from adaptinf_kernels.sketch.preconditioner import NONE
 from adaptinf_kernels.sketch.triton_limits import slice_limits
 from torch import Tensor
 
@@ -18,10 +20,8 @@ def not_supported_reasons(
     padding_idx: int,
     norms: bool,
 ) -> list[str]:
-    """Kinds, sizes, device and dtype; norms, for which the tokens of one id would have to meet."""
+    """Kinds, sizes, device and dtype."""
     reasons = reasons_against(grad_out)
-    if norms:
-        reasons.append("it sketches token by token and never sums the gradient of an id, which a norm needs")
     if sketch.kind != "sjlt":
         return [*reasons, f"it has no kernel for kind {sketch.kind!r}"]
     return [*reasons, *slice_limits(sketch)]
@@ -37,8 +37,33 @@ def run(
     padding_idx: int,
     norms: bool,
 ) -> tuple[Tensor, Tensor]:
-    """([B, k] with entries of +-1, no norms), float32."""
+    """([B, k] with entries of +-1, squared norms [B] or [0]), both float32."""
     from adaptinf_kernels.grad_sketch_embedding.triton_kernels import embedding_sjlt
 
-    key = philox_key(sketch.seed, name)
-    return embedding_sjlt(ids, grad_out, cu_seqlens, sketch, key, padding_idx), grad_out.new_empty(0).float()
+    z = embedding_sjlt(ids, grad_out, cu_seqlens, sketch, philox_key(sketch.seed, name), padding_idx)
+    return z, _squared_norms(ids, grad_out, cu_seqlens, padding_idx) if norms else z.new_empty(0)
+
+
+def _squared_norms(ids: Tensor, grad_out: Tensor, cu_seqlens: Tensor, padding: int) -> Tensor:
+    """[B]: tokens of one sample and id made neighbours, their gradients summed, the squares of the sums added.
+
+    Equal tokens keep their order and nothing waits for the device: there are as many runs as tokens, the last ones
+    empty.
+    """
+    from adaptinf_kernels.grad_sketch_vector.triton_kernels import sample_sums
+
+    tokens = len(ids)
+    if not tokens:
+        return grad_out.new_zeros(len(cu_seqlens) - 1, dtype=torch.float32)
+    cu_seqlens, places = cu_seqlens.long().contiguous(), torch.arange(tokens + 1, device=ids.device)
+    sample = torch.searchsorted(cu_seqlens, places[:-1], right=True)
+    order = ids.argsort(stable=True)
+    order = order[sample[order].argsort(stable=True)]
+    ids, sample = ids[order], sample[order]
+    changes = (ids[1:] != ids[:-1]) | (sample[1:] != sample[:-1])
+    run = torch.nn.functional.pad(changes.cumsum(0), (1, 0))
+    bounds = torch.searchsorted(run, places)
+    _, squares = sample_sums(None, grad_out[order], bounds, NONE, True)
+    squares = squares.where(ids[bounds[:-1].clamp(max=tokens - 1)] != padding, 0.0)
+    runs = torch.cat([run, run[-1:] + 1])[cu_seqlens.clamp(0, tokens)]
+    return sample_sums(None, squares[:, None], runs, NONE, False)[0][:, 0]
