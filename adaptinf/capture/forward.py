@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from adaptinf.capture.context import Capture, capture
 from adaptinf.capture.layout import Layout, layout
 from adaptinf.capture.merging import merged_adapters
+from adaptinf.capture.products import fast_products
 from adaptinf.capture.scores import sample_means
 from adaptinf.models import Encoded, LanguageModel
 
@@ -42,10 +43,12 @@ class Forward:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """The model frozen, its adapters merged where that changes nothing, its targets tapped, for the context."""
+        """For the context: the model frozen, its adapters merged and its products by oneDNN where that changes no more
+        than rounding, its targets tapped."""
         with ExitStack() as stack:
             stack.enter_context(frozen(self.lm.model))
             stack.enter_context(merged_adapters(self.lm.model, self.targets))
+            stack.enter_context(fast_products(self.lm.model))
             if self.targets:
                 norms = ["grad_norm"] if "grad_norm" in self.scores else []
                 self.captured = stack.enter_context(
