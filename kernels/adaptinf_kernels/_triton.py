@@ -21,6 +21,9 @@ from torch import Tensor
 
 OLDEST_CAPABILITY = (8, 0)
 
+TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
+"""Triton's names of pointers, for signatures."""
+
 
 @dataclass(frozen=True)
 class Compilation:
@@ -51,6 +54,11 @@ def launch(kernel: Any, grid: tuple[int, ...], first: Tensor, *arguments: Any, *
     """Run ``kernel`` on the device of its first argument; Triton itself takes the current one."""
     with torch.cuda.device(first.device) if first.is_cuda else nullcontext():
         kernel[grid](first, *arguments, **options)
+
+
+def rows_of_numbers(tensor: Tensor) -> Tensor:
+    """The matrix with neighbouring numbers in each row, rows anywhere: a copy where it is laid otherwise."""
+    return tensor if tensor.stride(1) == 1 else tensor.contiguous()
 
 
 @functools.cache

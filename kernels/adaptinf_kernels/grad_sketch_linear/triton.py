@@ -1,11 +1,12 @@
-"""Triton: sjlt with or without preconditioner; see ``triton_kernels.py``."""
+"""Triton: sjlt with or without preconditioner, see ``triton_kernels.py``, and xorts, see ``triton_xorts.py``."""
 
 from __future__ import annotations
 
+import torch
 from adaptinf_kernels._triton import reasons_against
 from adaptinf_kernels.sketch.definition import Sketch, philox_key
 from adaptinf_kernels.sketch.preconditioner import State
-from adaptinf_kernels.sketch.triton_limits import sjlt_limits
+from adaptinf_kernels.sketch.triton_limits import linear_limits
 from torch import Tensor
 
 
@@ -14,9 +15,7 @@ def not_supported_reasons(
 ) -> list[str]:
     """Kinds, sizes, device and dtypes."""
     reasons = reasons_against(x, grad_out, state[1], state[2])
-    if sketch.kind != "sjlt":
-        return [*reasons, f"it has no kernel for kind {sketch.kind!r}"]
-    return [*reasons, *sjlt_limits(sketch)]
+    return [*reasons, *linear_limits(sketch)]
 
 
 def run(
@@ -24,5 +23,9 @@ def run(
 ) -> tuple[Tensor, Tensor]:
     """([B, k] with entries of +-1, squared norms [B] or [0]), both float32."""
     from adaptinf_kernels.grad_sketch_linear import triton_kernels as kernels
+    from adaptinf_kernels.grad_sketch_linear import triton_xorts
 
+    if sketch.kind == "xorts":
+        squares = kernels.squared_norms(x, grad_out, cu_seqlens) if norms else x.new_empty(0, dtype=torch.float32)
+        return triton_xorts.linear_xorts(x, grad_out, cu_seqlens, sketch, name), squares
     return kernels.linear_sjlt(x, grad_out, cu_seqlens, sketch, philox_key(sketch.seed, name), state, norms)

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 import torch
 import triton
 import triton.language as tl
-from adaptinf_kernels._triton import Compilation, is_hopper, launch
+from adaptinf_kernels._triton import TYPES, Compilation, is_hopper, launch, rows_of_numbers
+from adaptinf_kernels.grad_sketch_linear import triton_xorts
 from adaptinf_kernels.sketch.definition import Sketch
-from adaptinf_kernels.sketch.preconditioner import State
+from adaptinf_kernels.sketch.preconditioner import NONE, State
 from adaptinf_kernels.sketch.triton_partials import add_partials, add_partials_compilation, direction
 from adaptinf_kernels.sketch.triton_philox import key_argument
 from adaptinf_kernels.sketch.triton_sjlt import block_place, fold
 from torch import Tensor
-
-TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
 
 _GROUPS = 128
 """Programs that share the tiles of one sample: each leaves k numbers to be added up."""
@@ -226,13 +225,13 @@ def linear_sjlt(
     return add_partials(partials), add_partials(squares)[:, 0] if norms else squares.new_empty(0)
 
 
-def rows_of_numbers(tensor: Tensor) -> Tensor:
-    """The matrix with neighbouring numbers in each row, rows anywhere: a copy where it is laid otherwise."""
-    return tensor if tensor.stride(1) == 1 else tensor.contiguous()
+def squared_norms(x: Tensor, grad_out: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """float32 [B] of the gradients themselves, whose smallest sketch is made beside them and dropped."""
+    return linear_sjlt(x, grad_out, cu_seqlens, Sketch("sjlt", 64), 0, NONE, norms=True)[1]
 
 
 def compilations() -> list[Compilation]:
-    """What :func:`linear_sjlt` launches for wide weights and LoRA's narrow ones: every block and preconditioner."""
+    """What xorts launches, and sjlt for wide weights and LoRA's narrow ones: every block and preconditioner."""
     bf16, fp16, fp32 = torch.bfloat16, torch.float16, torch.float32
     wide, a, b, default = (4096, 4096), (16, 4096), (4096, 16), Sketch("sjlt", 4096)
     cases = [(dtype, dtype, default, wide, "", False) for dtype in (bf16, fp16, fp32)]
@@ -243,7 +242,7 @@ def compilations() -> list[Compilation]:
     cases += [(bf16, fp32, default, a, form, True) for form in ("", "adam")]
     cases += [(fp32, bf16, default, b, form, True) for form in ("", "adam")]
     found = [_compilation(*case, hopper) for case in cases for hopper in (False, True)]
-    return [*found, add_partials_compilation()]
+    return [*found, add_partials_compilation(), *triton_xorts.compilations()]
 
 
 def _compilation(

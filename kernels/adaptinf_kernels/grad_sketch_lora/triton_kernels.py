@@ -6,9 +6,10 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from adaptinf_kernels._triton import Compilation, launch
-from adaptinf_kernels.grad_sketch_linear.triton_kernels import TYPES, linear_sjlt, power_of_two, rows_of_numbers
-from adaptinf_kernels.sketch.definition import Sketch, philox_key
+from adaptinf_kernels._triton import TYPES, Compilation, launch, rows_of_numbers
+from adaptinf_kernels.grad_sketch_linear.triton import run as linear
+from adaptinf_kernels.grad_sketch_linear.triton_kernels import power_of_two
+from adaptinf_kernels.sketch.definition import Sketch
 from adaptinf_kernels.sketch.preconditioner import State
 from adaptinf_kernels.sketch.triton_samples import slots, tokens_of_slot
 from torch import Tensor
@@ -72,7 +73,7 @@ def _precision(dtype: torch.dtype) -> str:
     return "ieee" if dtype == torch.float32 else "tf32x3"
 
 
-def lora_sjlt(
+def lora(
     x: Tensor,
     grad_out: Tensor,
     lora_a: Tensor,
@@ -92,9 +93,8 @@ def lora_sjlt(
     hidden, error = factor(x, a, cu_seqlens), factor(grad_out, b.T, cu_seqlens)
     if magnitude is not None:
         grad_out = grad_out.float() * magnitude.float()
-    key_a, key_b = (philox_key(sketch.seed, name) for name in names)
-    z_a, squares_a = linear_sjlt(x, error, cu_seqlens, sketch, key_a, states[0], norms)
-    z_b, squares_b = linear_sjlt(hidden, grad_out, cu_seqlens, sketch, key_b, states[1], norms)
+    z_a, squares_a = linear(x, error, cu_seqlens, sketch, names[0], states[0], norms)
+    z_b, squares_b = linear(hidden, grad_out, cu_seqlens, sketch, names[1], states[1], norms)
     return z_a + z_b, squares_a + squares_b
 
 

@@ -100,6 +100,22 @@ def xorts_codes(sketch: Sketch, name: str, side: int, size: int, device: torch.d
     return _cache.get((sketch, name, side, size, device), make)
 
 
+def xorts_sources(sketch: Sketch, name: str, side: int, size: int, device: torch.device) -> Tensor:
+    """int16 [R, size rounded up to k], k up to 32768: :func:`xorts_codes` turned about, for reading.
+
+    Number ``c k + j`` says what bucket j takes of ids ``c k`` to ``c k + k - 1``: the low 15 bits which of them, the
+    highest whether negated.
+    """
+
+    def make() -> Tensor:
+        k, ids = sketch.k, -(-size // sketch.k) * sketch.k
+        codes = xorts_codes(sketch, name, side, ids, device).view(sketch.repetitions, -1, k)
+        sources = torch.arange(k, device=device) - 0x8000 * (codes >= k)
+        return torch.empty_like(codes).scatter_(2, codes & (k - 1), sources).to(torch.int16).flatten(1)
+
+    return _cache.get(("sources", sketch, name, side, size, device), make)
+
+
 def rademacher_block(sketch: Sketch, name: str, start: int, stop: int, device: torch.device) -> Tensor:
     """int8 [k, stop - start]: columns start to stop."""
     return _cache.get(

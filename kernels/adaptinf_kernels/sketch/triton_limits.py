@@ -8,6 +8,24 @@ MOST = 8192
 """Numbers that a program keeps in registers while it goes through a weight."""
 
 
+XORTS = 16, 4096
+"""Least and most k of xorts: the side of the smallest matrix product, and a token's numbers in registers."""
+
+
+def linear_limits(sketch: Sketch) -> list[str]:
+    """Why kernels cannot sketch a Linear layer's gradient so; empty where they can."""
+    if sketch.kind == "sjlt":
+        return sjlt_limits(sketch)
+    if sketch.kind == "xorts":
+        low, high = XORTS
+        return (
+            [] if low <= sketch.k <= high else [f"its transforms of xorts have k from {low} to {high}, not {sketch.k}"]
+        )
+    if sketch.kind == "kron":
+        return ["kron is two products with thin matrices, which torch has: the reference is as fast"]
+    return [f"it has no kernel for kind {sketch.kind!r}"]
+
+
 def sjlt_limits(sketch: Sketch) -> list[str]:
     """Why kernels cannot lay tiles of this sjlt; empty where they can."""
     (p, q), reasons = sketch.tile, []

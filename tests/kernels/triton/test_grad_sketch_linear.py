@@ -153,6 +153,9 @@ def test_bounds_on_a_device_are_clamped() -> None:
         (Sketch("sjlt", 32), "at least 8 rows"),
         (Sketch("sjlt", 65536), "k up to 8192"),
         (Sketch("rademacher", 64), "no kernel for kind 'rademacher'"),
+        (Sketch("xorts", 8), "k from 16 to 4096"),
+        (Sketch("xorts", 8192), "k from 16 to 4096"),
+        (Sketch("kron", 4096), "kron is two products"),
     ],
     ids=str,
 )

@@ -29,6 +29,11 @@ def test_equals_the_sketch_of_the_exact_gradients(name: str) -> None:
     assert not found.sketch[torch.tensor(PROBLEMS[name].lengths) == 0].any()
 
 
+@pytest.mark.parametrize("name", ["r=8", "dora"])
+def test_xorts(name: str) -> None:
+    oracle.check(PROBLEMS[name], Sketch("xorts", 128, seed=4, repetitions=2), "triton")
+
+
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("name", ["r=8", "adam dora"])
 def test_half_precision_is_added_in_float32(name: str, dtype: torch.dtype) -> None:
@@ -68,5 +73,5 @@ def test_says_what_it_cannot_do() -> None:
     tokens, cu = problem.tokens, torch.tensor([0, 1])
     with pytest.raises(NotSupportedError, match="up to 128, not 129"):
         problem.call(**tokens, cu_seqlens=cu, sketch=SKETCH, impl="triton")
-    with pytest.raises(NotSupportedError, match="kind 'kron'"):
+    with pytest.raises(NotSupportedError, match="kron is two products"):
         problem.call(**tokens, cu_seqlens=cu, sketch=Sketch("kron", 4096), impl="triton")
