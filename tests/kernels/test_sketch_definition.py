@@ -84,7 +84,8 @@ def entries(sketch: Sketch, name: str, shape: tuple[int, int], impl: str) -> np.
     """int8 [k, D]: the entries before scaling, as sketches of unit vectors."""
     size = shape[0] * shape[1]
     units = torch.eye(size).view(size, *shape)
-    return project(units, sketch, name=name, scale=False, impl=impl).T.to(torch.int8).numpy()
+    with oracle.skip_unsupported():
+        return project(units, sketch, name=name, scale=False, impl=impl).T.to(torch.int8).numpy()
 
 
 @pytest.mark.parametrize("impl", cases.implementations("project"))
