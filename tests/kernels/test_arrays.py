@@ -11,12 +11,14 @@ from adaptinf_kernels import (
     Preconditioner,
     Sketch,
     TrakProjector,
+    grad_gram,
     grad_sketch_bias,
     grad_sketch_embedding,
     grad_sketch_linear,
     grad_sketch_lora,
     grad_sketch_norm,
     project,
+    token_scores,
 )
 from adaptinf_kernels._arrays import as_tensor
 
@@ -41,7 +43,7 @@ def arrays() -> dict[str, np.ndarray]:
     draw = lambda *shape: generator.standard_normal(shape).astype(np.float32)  # noqa: E731
     return {
         "x": draw(9, 6), "g": draw(9, 4), "a": draw(2, 6), "b": draw(4, 2),
-        "ids": generator.integers(0, 5, 9), "cu": np.array([0, 4, 4, 9], np.int32),
+        "w": draw(5, 6), "bias": draw(5), "ids": generator.integers(0, 5, 9), "cu": np.array([0, 4, 4, 9], np.int32),
     }  # fmt: skip
 
 
@@ -52,6 +54,8 @@ CALLS = {
     "bias": lambda v: grad_sketch_bias(v["g"], v["cu"], SKETCH, name="b"),
     "norm": lambda v: grad_sketch_norm(v["g"], v["g"], v["cu"], SKETCH, name="n"),
     "project": lambda v: (project(v["x"], SKETCH, name="w"),),
+    "token_scores": lambda v: token_scores(v["x"], v["w"], v["ids"], bias=v["bias"]),
+    "grad_gram": lambda v: (grad_gram(v["x"], v["g"], v["cu"]),),
 }
 
 

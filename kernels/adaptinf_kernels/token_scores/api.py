@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import adaptinf_kernels.token_scores.ops  # noqa: F401  (registers the op)
 import torch
+from adaptinf_kernels._arrays import Array, as_tensor
 from adaptinf_kernels._dispatch import Impl
 from torch import Tensor
 
@@ -21,11 +22,11 @@ class TokenScores(NamedTuple):
 
 
 def token_scores(
-    hidden: Tensor,
-    weight: Tensor | None,
-    labels: Tensor,
+    hidden: Array,
+    weight: Array | None,
+    labels: Array,
     *,
-    bias: Tensor | None = None,
+    bias: Array | None = None,
     grad: bool = False,
     impl: Impl = "auto",
 ) -> TokenScores:
@@ -56,6 +57,9 @@ def token_scores(
         TypeError: a dtype does not fit.
         NotSupportedError: ``impl`` cannot run on these inputs.
     """
+    hidden, labels = as_tensor("hidden", hidden), as_tensor("labels", labels)
+    weight = None if weight is None else as_tensor("weight", weight)
+    bias = None if bias is None else as_tensor("bias", bias)
     check_head(hidden, weight, labels, bias)
     nll, entropy, el2n_sq, margin, grad_hidden = torch.ops.adaptinf_kernels.token_scores(
         hidden, weight, labels, bias, grad, impl

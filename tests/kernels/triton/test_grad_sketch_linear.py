@@ -10,6 +10,7 @@ from adaptinf_kernels import NotSupportedError, Preconditioner, Sketch, grad_ske
 
 from tests.kernels import sketch_cases as cases
 from tests.kernels import sketch_oracle as oracle
+from tests.kernels.triton.layouts import assert_any_strides, assert_rows_far_apart
 
 SKETCHES = [
     Sketch("sjlt", 64),
@@ -91,29 +92,11 @@ def test_entries_outside_the_weight_have_no_direction() -> None:
 
 
 def test_any_strides() -> None:
-    problem = SOME["plain"]
-    expected = problem.run(SKETCHES[0], "triton").sketch
-    for change in (
-        lambda tensor: torch.full((len(tensor) + 1, tensor.shape[1] + 3), 7.0)[1:, 2:-1].copy_(tensor),
-        lambda tensor: tensor.T.contiguous().T,
-    ):
-        tokens = {key: change(tensor) for key, tensor in problem.tokens.items()}
-        assert torch.equal(replace(problem, tokens=tokens).run(SKETCHES[0], "triton").sketch, expected)
-    one = {key: tensor[:1].expand(tensor.shape) for key, tensor in problem.tokens.items()}
-    same = {key: tensor.contiguous() for key, tensor in one.items()}
-    found, expected = (replace(problem, tokens=tokens).run(SKETCHES[0], "triton").sketch for tokens in (one, same))
-    assert torch.equal(found, expected)
+    assert_any_strides(SOME["plain"], SKETCHES[0])
 
 
 def test_rows_far_apart() -> None:
-    """Offsets beyond 2^31 elements; only the pages that are read are memory."""
-    problem = SOME["plain"].only([2, 5])
-    apart = {
-        key: torch.empty_strided(tensor.shape, (2**31 // 5 + 16, 1)).copy_(tensor)
-        for key, tensor in problem.tokens.items()
-    }
-    expected = problem.run(SKETCHES[0], "triton").sketch
-    assert torch.equal(replace(problem, tokens=apart).run(SKETCHES[0], "triton").sketch, expected)
+    assert_rows_far_apart(SOME["plain"].only([2, 5]), SKETCHES[0])
 
 
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf])

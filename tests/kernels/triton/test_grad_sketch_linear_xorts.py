@@ -10,6 +10,7 @@ from adaptinf_kernels import Sketch, grad_sketch_linear
 
 from tests.kernels import sketch_cases as cases
 from tests.kernels import sketch_oracle as oracle
+from tests.kernels.triton.layouts import assert_any_strides, assert_rows_far_apart
 
 SKETCHES = [
     Sketch("xorts", 16, seed=2**63 - 1, repetitions=3),
@@ -71,28 +72,11 @@ def test_a_sample_does_not_see_its_neighbours(sketch: Sketch, dtype: torch.dtype
 
 
 def test_any_strides() -> None:
-    expected = SOME.run(SKETCHES[2], "triton").sketch
-    for change in (
-        lambda tensor: torch.full((len(tensor) + 1, tensor.shape[1] + 3), 7.0)[1:, 2:-1].copy_(tensor),
-        lambda tensor: tensor.T.contiguous().T,
-    ):
-        tokens = {key: change(tensor) for key, tensor in SOME.tokens.items()}
-        assert torch.equal(replace(SOME, tokens=tokens).run(SKETCHES[2], "triton").sketch, expected)
-    one = {key: tensor[:1].expand(tensor.shape) for key, tensor in SOME.tokens.items()}
-    same = {key: tensor.contiguous() for key, tensor in one.items()}
-    found, expected = (replace(SOME, tokens=tokens).run(SKETCHES[2], "triton").sketch for tokens in (one, same))
-    assert torch.equal(found, expected)
+    assert_any_strides(SOME, SKETCHES[2])
 
 
 def test_rows_far_apart() -> None:
-    """Offsets beyond 2^31 elements; only the pages that are read are memory."""
-    problem = SOME.only([2, 0])
-    apart = {
-        key: torch.empty_strided(tensor.shape, (2**31 // 5 + 16, 1)).copy_(tensor)
-        for key, tensor in problem.tokens.items()
-    }
-    expected = problem.run(SKETCHES[2], "triton").sketch
-    assert torch.equal(replace(problem, tokens=apart).run(SKETCHES[2], "triton").sketch, expected)
+    assert_rows_far_apart(SOME.only([2, 0]), SKETCHES[2])
 
 
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf])
