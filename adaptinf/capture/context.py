@@ -11,6 +11,7 @@ from adaptinf_kernels import Preconditioner, Sketch, token_scores
 from torch import Tensor, nn
 
 from adaptinf.capture.parameters import Targets, rules_for, select
+from adaptinf.capture.products import fast_products
 from adaptinf.capture.scores import TOKEN_SCORES, sample_means
 from adaptinf.capture.segments import Segments
 from adaptinf.capture.sink import GradientSink
@@ -122,10 +123,11 @@ def capture(
                 loss(model(x), y).backward()
                 sketch, scores = captured.result()
 
-    The passes themselves are not changed: with training parameters the optimiser sees the same gradients; where all of
-    the model is frozen no weight gradient is formed and backward stops at the lowest target. Works with gradient
-    checkpointing of both kinds, modules that run several times, tied weights, autocast, and models compiled while the
-    context is open (each tap is a graph break).
+    The passes themselves are not changed: with training parameters the optimiser sees the same gradients. Where all of
+    the model is frozen when the context opens, no weight gradient is formed, backward stops at the lowest target, and
+    on a CPU float32 products are oneDNN's, which differ from torch's by rounding. Works with gradient checkpointing of
+    both kinds, modules that run several times, tied weights, autocast, and models compiled while the context is open
+    (each tap is a graph break).
 
     Args:
         model: any module, whose parameters are in Linear, Conv1D, Embedding, LayerNorm or RMSNorm modules, in peft's
@@ -147,6 +149,8 @@ def capture(
     norms = "grad_norm" in scores
     sink, chosen = None, {}
     with ExitStack() as stack:
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            stack.enter_context(fast_products(model))
         if sketch is not None or norms:
             chosen = select(model, targets)
             unknown = sorted((preconditioners or {}).keys() - chosen.keys())

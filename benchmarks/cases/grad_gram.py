@@ -33,7 +33,7 @@ def _build(setting: Setting, *, d_out: int, d_in: int, samples: int, tokens: int
     def gate(rough: torch.dtype) -> Close:
         return Close(lambda: named(gram(torch.float64)), lambda: named(gram(rough)), required=["gram"], rounding=rough)
 
-    pairs = 2.0 * len(x) ** 2 * (d_out + d_in)
+    pairs = tokens**2 * samples * (samples + 1) * (d_out + d_in)  # of tokens, each pair of samples once
     formed = 2.0 * len(x) * d_out * d_in + 2.0 * samples**2 * d_out * d_in
     read, written = [x, grad_out], 4.0 * samples**2
     contenders = [
@@ -45,7 +45,7 @@ def _build(setting: Setting, *, d_out: int, d_in: int, samples: int, tokens: int
             cost=cost(formed, read, written, x.dtype),
             graph=True,
         ),
-        *implementations(setting, run, gate(torch.float32), named, cost=cost(pairs, read, written, x.dtype)),
+        *implementations(setting, run, gate(torch.float32), named, cost=cost(float(pairs), read, written, x.dtype)),
     ]
     shape = {"B": samples, "T": tokens, "d_out": d_out, "d_in": d_in, "dtype": str(x.dtype)}
     return Workload(shape, tuple(contenders))

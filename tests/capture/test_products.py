@@ -41,17 +41,28 @@ def test_what_it_leaves_alone() -> None:
     class Own(nn.Linear):
         pass
 
-    trains = nn.Linear(3, 3)
-    low = layer(3, 3, False).bfloat16()
-    model = nn.ModuleList([trains, low, Own(3, 3).requires_grad_(False), nn.LayerNorm(3)])
+    model = nn.ModuleList([Own(3, 3).requires_grad_(False), nn.LayerNorm(3)])
     with fast_products(model):
         assert not any("forward" in vars(module) for module in model)
-    frozen = layer(3, 3, True)
-    with fast_products(nn.Sequential(frozen)):
-        assert frozen(torch.zeros(2, 3, dtype=torch.float32)).dtype == torch.float32
+    low, frozen = layer(3, 3, False).bfloat16(), layer(3, 3, True)
+    with fast_products(nn.ModuleList([low, frozen])):
+        assert low(torch.zeros(2, 3, dtype=torch.bfloat16)).dtype == torch.bfloat16
+        assert frozen(torch.zeros(2, 3)).dtype == torch.float32
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert frozen(torch.zeros(2, 3)).dtype == torch.bfloat16
     assert "forward" not in vars(frozen)
+
+
+@pytest.mark.parametrize("trains", ["weight", "bias"])
+def test_what_trains_gets_its_gradient(trains: str) -> None:
+    """Also where it is unfrozen only after the context was opened."""
+    module = layer(3, 5, True)
+    x = torch.randn(4, 3)
+    with fast_products(module):
+        module.get_parameter(trains).requires_grad_(True)
+        module(x).sum().backward()
+    expected = x.sum(0).expand(5, 3) if trains == "weight" else torch.full((5,), 4.0)
+    assert torch.allclose(module.get_parameter(trains).grad, expected)
 
 
 def test_hooks_and_nesting() -> None:
@@ -64,3 +75,15 @@ def test_hooks_and_nesting() -> None:
         assert "forward" in vars(module)
     assert "forward" not in vars(module)
     assert seen == [(2, 6), (3, 6)]
+
+
+def test_compiled_inside() -> None:
+    torch.compiler.reset()
+    model = nn.Sequential(layer(6, 5, True), nn.Tanh(), layer(5, 3, False))
+    x = torch.randn(4, 6, requires_grad=True)
+    with fast_products(model):
+        y = torch.compile(model)(x)
+        (found,) = torch.autograd.grad(y.square().sum(), x)
+    (expected,) = torch.autograd.grad(model(x).square().sum(), x)
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
+    torch.compiler.reset()
