@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from adaptinf_kernels.grad_sketch_linear.api import grad_sketch_linear
     from adaptinf_kernels.grad_sketch_lora.api import grad_sketch_lora
     from adaptinf_kernels.grad_sketch_vector.api import grad_sketch_bias, grad_sketch_norm
-    from adaptinf_kernels.kmeans.api import KMeansResult, kmeans
+    from adaptinf_kernels.kmeans.api import kmeans
+    from adaptinf_kernels.kmeans.result import KMeansResult
     from adaptinf_kernels.project.api import project
     from adaptinf_kernels.project.trak import TrakProjector
     from adaptinf_kernels.semdedup.api import SemDedupResult, semdedup
@@ -58,7 +59,7 @@ __all__ = [
 
 _HOMES = {
     "GradSketch": "sketch.samples",
-    "KMeansResult": "kmeans.api",
+    "KMeansResult": "kmeans.result",
     "NotSupportedError": "errors",
     "Preconditioner": "sketch.preconditioner",
     "SampleScores": "token_scores.samples",

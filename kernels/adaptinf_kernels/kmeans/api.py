@@ -2,96 +2,149 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from adaptinf_kernels._arrays import as_matrix, like
-from adaptinf_kernels._dispatch import Impl, Op
+from adaptinf_kernels._arrays import as_tensor, like
+from adaptinf_kernels._dispatch import Impl
+from adaptinf_kernels.kmeans.layout import Layout, check_counts, lay_out
+from adaptinf_kernels.kmeans.options import Empty, Init, Metric, NonFinite, Options, Precision, Stop
+from adaptinf_kernels.kmeans.problem import Fitted, fit_in_memory, settle
+from adaptinf_kernels.kmeans.result import KMeansResult
+from adaptinf_kernels.kmeans.scan import check_magnitude
 from torch import Tensor
-
-_OP = Op("kmeans", "reference")
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 
 
-@dataclass(frozen=True, eq=False)
-class KMeansResult(Generic[Array]):
-    """A clustering; labels, centroids and inertia are of one state.
-
-    Attributes:
-        labels: int64 [N], the nearest centroid, ties to the lowest id.
-        centroids: float32 [K, d], float64 for float64 data.
-        inertia: sum over the rows of the squared Euclidean distance, or of 1 - cosine.
-        n_iter: iterations run.
-        sizes: int64 [K], rows per cluster.
-    """
-
-    labels: Array
-    centroids: Array
-    inertia: float
-    n_iter: int
-    sizes: Array
-
-
 def kmeans(
     x: Array,
-    k: int,
+    k: int | Sequence[int],
     *,
-    init: Literal["k-means++", "random"] | Array = "k-means++",
+    cu_rows: Array | None = None,
+    init: Init | Array = "k-means++",
     max_iter: int = 100,
     tol: float = 1e-4,
-    metric: Literal["euclidean", "cosine"] = "euclidean",
+    stop: Stop = "shift",
+    metric: Metric = "euclidean",
+    precision: Precision = "exact",
+    sample_weight: Array | None = None,
+    empty: Empty = "farthest",
+    non_finite: NonFinite = "error",
     seed: int = 0,
     impl: Impl = "auto",
 ) -> KMeansResult[Array]:
-    """Lloyd's k-means: ``min sum_i ||x_i - c_{label(i)}||^2``, or ``1 - cos`` over unit rows and unit centroids.
+    """Lloyd's k-means: ``min sum_i w_i |x_i - c_{label(i)}|^2``, or ``w_i (1 - cos)`` over unit rows and centroids.
 
-    Distances and sums are float64, the data's mean subtracted first, so the result does not depend on where the data
-    lies; the same input and seed give the same bits. A cluster that runs empty is given the point farthest from its
-    centroid. With fewer distinct rows than clusters some stay empty (size 0), and a warning is logged. With the cosine
-    metric a zero row is at distance 1 from everything.
+    Labels, centroids, inertia and sizes have the same bits for any number of threads, place in a batch and
+    implementation: sums over rows are sums of integers, and a label is the nearest centroid by a float64 score added in
+    one order (README.md). With fewer distinct rows than clusters some stay empty, and a warning is logged. With the
+    cosine metric a zero row is at distance 1 from everything.
 
     Args:
-        x: [N, d], torch or NumPy, floating point; the result is of the same family.
-        k: clusters, 1 to N.
-        init: "k-means++" (greedy, 2 + log k candidates), "random" (k distinct rows) or centroids [k, d].
-        max_iter: at most so many iterations, at least 1.
-        tol: stop where the centroids' squared shift is at most ``tol`` times the mean variance of the columns (the
-            meaning of scikit-learn); it also stops where no label changes.
+        x: [N, d], or [B, N, d] for B problems of one size, torch or NumPy, float16, bfloat16, float32 or float64; the
+            result is of the same family.
+        k: clusters, 1 to N, or their numbers, one for each problem of a batch.
+        cu_rows: int32 or int64 [B + 1]: problem b has the rows ``cu_rows[b]`` to ``cu_rows[b + 1]`` of x [N, d].
+        init: "k-means++" (greedy, 2 + log k candidates; on 256 k rows drawn by the seed where there are more),
+            "k-means||" (5 rounds, 2 k rows drawn in each), "random" (k distinct rows), or centroids [k, d], for a batch
+            [B, k, d] or, where k differ, [sum k, d].
+        max_iter: at most so many iterations; 0 labels the rows with the starting centroids.
+        tol: see ``stop``.
+        stop: an iteration that changes no label is the last; so is, with "shift", one where the centroids' squared
+            shift is at most ``tol`` times the mean variance of the columns (the meaning of scikit-learn), and with
+            "inertia" one that lowers the inertia by at most ``tol`` of it; "labels" adds nothing.
         metric: "euclidean" or "cosine" (spherical k-means).
-        seed: of the initialisation.
+        precision: "exact", or "fast": labels by low-precision scores without a second look, where the implementation
+            has such.
+        sample_weight: [N] or [B, N], not negative, at most 2^300; k-means++ and k-means|| draw with chances in
+            proportion to it.
+        empty: what becomes of a cluster without rows: "farthest" gives it the row farthest from its centroid, "split"
+            that of the largest cluster, "keep" leaves it, "error" raises if it is empty in the end.
+        non_finite: of rows with NaN or infinity: "error", or "ignore" (label -1, everything else as if they were not).
+        seed: of the initialisation, the same for each problem of a batch.
         impl: "auto" or "reference".
 
     Raises:
         ValueError: k > N (both are named), a NaN or infinity (its row is named), or another impossible value.
-        TypeError: ``x`` is no floating-point matrix.
+        TypeError: an array is none, or has the wrong dtype.
         NotSupportedError: ``impl`` cannot run on these inputs.
 
-    Source: Lloyd 1982; Arthur & Vassilvitskii 2007 (k-means++); Dhillon & Modha 2001 (spherical).
+    Source: Lloyd 1982; Arthur & Vassilvitskii 2007 (k-means++); Bahmani et al. 2012 (k-means||); Dhillon & Modha 2001
+    (spherical).
     """
-    matrix = as_matrix("x", x)
-    if not 1 <= k <= len(matrix):
-        raise ValueError(f"k={k} clusters of N={len(matrix)} rows: k must be from 1 to N")
-    if metric not in ("euclidean", "cosine"):
-        raise ValueError(f"metric={metric!r}: choose from euclidean, cosine")
-    if max_iter < 1 or not tol >= 0 or seed < 0:
-        raise ValueError(f"max_iter={max_iter} must be at least 1, tol={tol} and seed={seed} not negative")
-    start: Any = init
+    options = Options(max_iter, tol, stop, metric, precision, empty, non_finite, seed, impl)
+    matrix, layout = lay_out(as_tensor("x", x), k, cu_rows)
+    check_counts(layout, layout.cu_rows.diff())
+    start = check_init(init, layout, matrix.shape[1])
+    weights = check_weights(sample_weight, matrix)
+    fitted, finite = fit_in_memory(matrix, layout, start, weights, options)
+    settle(fitted.fit, layout, options)
+    return deliver(x, fitted, finite, layout, options)
+
+
+def check_init(init: Any, layout: Layout, columns: int) -> str | Tensor:
+    """The name of an initialisation, or centroids [sum K, d]."""
     if isinstance(init, str):
-        if init not in ("k-means++", "random"):
-            raise ValueError(f"init={init!r}: choose from k-means++, random, or give centroids [k, d]")
-    else:
-        start = as_matrix("init", init)
-        if start.shape != (k, matrix.shape[1]):
-            raise ValueError(f"init must be [k, d] = [{k}, {matrix.shape[1]}], not {list(start.shape)}")
-    fit = _OP(impl, matrix, k, start, max_iter, tol, metric == "cosine", seed)
-    dtype = torch.float64 if matrix.dtype == torch.float64 else torch.float32
+        if init not in ("k-means++", "k-means||", "random"):
+            raise ValueError(f"init={init!r}: choose from k-means++, k-means||, random, or give centroids [k, d]")
+        return init
+    start = as_tensor("init", init)
+    if not start.is_floating_point():
+        raise TypeError(f"init must be floating point, not {start.dtype}")
+    total = int(layout.cu_clusters[-1])
+    shape = [total, columns]
+    if not layout.single and layout.stacked_clusters:
+        shape = [layout.problems, total // max(1, layout.problems), columns]
+    if list(start.shape) != shape:
+        form = "[k, d]" if layout.single else "[B, k, d]" if layout.stacked_clusters else "[sum k, d]"
+        raise ValueError(f"init must be {form} = {shape}, not {list(start.shape)}")
+    start = start.reshape(total, columns)
+    if not torch.isfinite(start).all():
+        raise ValueError(f"init has NaN or infinity in row {int((~torch.isfinite(start).all(1)).nonzero()[0])}")
+    return start
+
+
+def check_weights(sample_weight: Any, x: Tensor) -> Tensor | None:
+    """float64 [N] on the device of ``x``."""
+    if sample_weight is None:
+        return None
+    weights = as_tensor("sample_weight", sample_weight).to(x.device, torch.float64).flatten()
+    if len(weights) != len(x):
+        raise ValueError(f"sample_weight has {len(weights)} numbers for {len(x)} rows")
+    bad = (~(torch.isfinite(weights) & (weights >= 0))).nonzero()[:, 0]
+    if len(bad):
+        row = int(bad[0])
+        raise ValueError(f"sample_weight must be finite and not negative, but is {float(weights[row])} in row {row}")
+    check_magnitude("sample_weight", weights)
+    return weights
+
+
+def deliver(x: Any, fitted: Fitted, finite: Tensor | None, layout: Layout, options: Options) -> KMeansResult[Any]:
+    """The state of a fit as arrays of the family of ``x``."""
+    fit, frame = fitted
+    labels = fit.labels
+    if finite is not None:
+        labels = torch.full(finite.shape, -1, dtype=torch.int64, device=labels.device)
+        labels[finite] = fit.labels
+    counts = layout.cu_clusters.diff().to(labels.device)
+    radii = fit.radii if options.spherical else fit.radii.sqrt()
+    problems = [
+        layout.of_problems(part) for part in (fit.inertia.double() / frame.inertia_scale, fit.n_iter, fit.changed)
+    ]
+    inertia, n_iter, changed = (like(x, part) if isinstance(part, Tensor) else part for part in problems)
     return KMeansResult(
-        labels=like(x, fit.labels),
-        centroids=like(x, fit.centroids.to(dtype)),
-        inertia=fit.inertia,
-        n_iter=fit.n_iter,
-        sizes=like(x, torch.bincount(fit.labels, minlength=k)),
+        labels=like(x, layout.of_rows(labels)),
+        centroids=like(x, layout.of_clusters(fit.centroids)),
+        inertia=inertia,
+        n_iter=n_iter,
+        sizes=like(x, layout.of_clusters(fit.sizes)),
+        weights=like(x, layout.of_clusters(fit.weights.double() / frame.weight_scale.repeat_interleave(counts))),
+        radii=like(x, layout.of_clusters(radii)),
+        changed=changed,
+        origin=like(x, layout.of_problems(frame.origin)),
+        metric=options.metric,
+        cu_clusters=None if layout.single or layout.stacked_clusters else like(x, layout.cu_clusters),
     )

@@ -1,187 +1,214 @@
-"""Lloyd's k-means in float64, with distances a bounded block of rows at a time."""
+"""The primitives of ``ops.py`` in plain PyTorch, a bounded block of rows at a time."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
-from typing import NamedTuple
+from functools import partial
+from itertools import pairwise
+from typing import Any
 
-import numpy as np
 import torch
+from adaptinf_kernels.kmeans.arithmetic import (
+    Frame,
+    distances_between,
+    framed,
+    half_squares,
+    integers,
+    lane8,
+)
+from adaptinf_kernels.kmeans.lloyd import lloyd
+from adaptinf_kernels.kmeans.ops import Assigned, Empty, Extremes, Fit
+from adaptinf_kernels.kmeans.rows import InMemory
 from torch import Tensor
 
-_BLOCK_BYTES = 64 << 20
-"""Bytes of a block of rows in float64, and of its distances."""
-
-_log = logging.getLogger("adaptinf_kernels")
+_BLOCK_BYTES = 16 << 20
+"""Bytes of a block of rows in float64, and of its scores."""
 
 
-class Fit(NamedTuple):
-    """Labels int64 [N], centroids float64 [K, d], the sum of distances, and the iterations run."""
-
-    labels: Tensor
-    centroids: Tensor
-    inertia: float
-    n_iter: int
-
-
-def not_supported_reasons(
-    x: Tensor, k: int, init: str | Tensor, max_iter: int, tol: float, spherical: bool, seed: int
-) -> list[str]:
+def not_supported_reasons(primitive: str, *inputs: Any) -> list[str]:
     """None: it runs everywhere."""
     return []
 
 
-def run(x: Tensor, k: int, init: str | Tensor, max_iter: int, tol: float, spherical: bool, seed: int) -> Fit:
-    data = _Data(x, spherical)
-    if isinstance(init, Tensor):
-        centroids = data.normalise(init.to(x.device, torch.float64) - data.mean)
-    else:
-        rows = _random(data, k, seed) if init == "random" else _plus_plus(data, k, seed)
-        centroids = data.take(rows)
-    threshold, rounding = tol * data.variance(), data.rounding()
-    labels, distances = data.assign(centroids)
-    n_iter, settled = 0, False
-    while n_iter < max_iter and not settled:
-        n_iter += 1
-        updated = _update(data, labels, distances, centroids, rounding)
-        shift = float((updated - centroids).square().sum())
-        centroids = updated
-        previous, (labels, distances) = labels, data.assign(centroids)
-        settled = shift <= threshold or torch.equal(previous, labels)
-    used = int(labels.unique().numel())
-    if used < k:
-        _log.warning("kmeans: only %d of %d clusters are used; the data has too few distinct rows", used, k)
-    return Fit(labels, centroids + data.mean, float(distances.sum()), n_iter)
+def run(primitive: str, *inputs: Any) -> Any:
+    return _PRIMITIVES[primitive](*inputs)
 
 
-class _Data:
-    """The rows in float64 (unit rows less nothing, or rows less their mean), a block at a time."""
-
-    def __init__(self, x: Tensor, spherical: bool) -> None:
-        self.x, self.spherical = x, spherical
-        self.block = max(1, _BLOCK_BYTES // (8 * max(1, x.shape[1])))
-        self.mean = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
-        if not spherical:  # ||x||^2 - 2 x.c + ||c||^2 cancels where the mean is far from the origin
-            total = self.mean.clone()
-            for start in range(0, len(x), self.block):
-                total += x[start : start + self.block].double().sum(0)
-            self.mean = total / len(x)
-
-    def normalise(self, rows: Tensor) -> Tensor:
-        """Unit rows for the spherical metric, zero rows left alone; the rows themselves otherwise."""
-        if not self.spherical:
-            return rows
-        largest = rows.abs().amax(1, keepdim=True)
-        rows = rows / torch.where(largest == 0, 1, largest)
-        norm = rows.norm(dim=1, keepdim=True)
-        return rows / torch.where(norm == 0, 1, norm)
-
-    def take(self, rows: Tensor | slice) -> Tensor:
-        return self.normalise(self.x[rows].double() - self.mean)
-
-    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        for start in range(0, len(self.x), self.block):
-            chunk = slice(start, start + self.block)
-            yield chunk, self.take(chunk)
-
-    def variance(self) -> float:
-        """Mean over the columns of their variance."""
-        total = sum(float(rows.square().sum()) for _, rows in self.blocks())
-        return total / max(1, self.x.numel())
-
-    def rounding(self) -> float:
-        """The distance that a row may have to the mean of N copies of itself."""
-        eps = torch.finfo(torch.float64).eps
-        if self.spherical:
-            return 4 * eps * self.x.shape[1]
-        largest = max((float(rows.abs().max()) for _, rows in self.blocks() if rows.numel()), default=0.0)
-        return self.x.shape[1] * (len(self.x) * eps * largest) ** 2
-
-    def distances(self, rows: Tensor, centroids: Tensor) -> Tensor:
-        """[n, K]: squared Euclidean, or 1 - cosine."""
-        products = rows @ centroids.T
-        if self.spherical:
-            return 1 - products
-        squared = rows.square().sum(1, keepdim=True) - 2 * products + centroids.square().sum(1)
-        return squared.clamp_min_(0)
-
-    def assign(self, centroids: Tensor) -> tuple[Tensor, Tensor]:
-        """Nearest centroid, ties to the lowest id, and the distance to it."""
-        labels = torch.empty(len(self.x), dtype=torch.int64, device=self.x.device)
-        distances = torch.empty(len(self.x), dtype=torch.float64, device=self.x.device)
-        for chunk, rows in self.blocks():
-            for part in range(0, len(rows), step := max(1, _BLOCK_BYTES // (8 * len(centroids)))):
-                found = self.distances(rows[part : part + step], centroids)
-                nearest = found.min(1, keepdim=True).values
-                lowest = (found == nearest).int().argmax(1)
-                chosen = centroids[lowest]
-                piece = slice(chunk.start + part, chunk.start + part + len(found))
-                labels[piece] = lowest
-                if self.spherical:
-                    distances[piece] = nearest[:, 0]
-                else:  # free of the cancellation
-                    distances[piece] = (rows[part : part + step] - chosen).square().sum(1)
-        return labels, distances
+def extremes(x: Tensor, cu_rows: Tensor) -> Extremes:
+    problems, columns = len(cu_rows) - 1, x.shape[1]
+    low = torch.full((problems, columns), float("inf"), dtype=torch.float64, device=x.device)
+    high, bad = -low, torch.full((problems,), -1, dtype=torch.int64, device=x.device)
+    for problem, start, block in _blocks(x, cu_rows, columns):
+        finite = torch.isfinite(block).all(1)
+        if bad[problem] < 0 and not finite.all():
+            bad[problem] = start + int((~finite).nonzero()[0])
+        low[problem] = torch.minimum(low[problem], block.amin(0).double())
+        high[problem] = torch.maximum(high[problem], block.amax(0).double())
+    return Extremes(low, high, bad)
 
 
-def _update(data: _Data, labels: Tensor, distances: Tensor, centroids: Tensor, rounding: float) -> Tensor:
-    """Means of the clusters; an empty one is given the farthest point of a cluster that has others."""
-    k = len(centroids)
-    labels, sizes = _refill(labels, distances, k, rounding)
-    sums = torch.zeros_like(centroids)
-    for chunk, rows in data.blocks():
-        sums.index_add_(0, labels[chunk], rows)
-    means = data.normalise(sums / sizes.clamp_min(1)[:, None])
-    keep = (sizes == 0) | (data.spherical & (means == 0).all(1))
-    return torch.where(keep[:, None], centroids, means)
+def column_sums(x: Tensor, cu_rows: Tensor, scale: Tensor) -> Tensor:
+    sums = torch.zeros(len(cu_rows) - 1, x.shape[1], dtype=torch.int64, device=x.device)
+    for problem, _, block in _blocks(x, cu_rows, x.shape[1]):
+        sums[problem] += integers(block.double(), None, scale[problem]).sum(0)
+    return sums
 
 
-def _refill(labels: Tensor, distances: Tensor, k: int, rounding: float) -> tuple[Tensor, Tensor]:
-    sizes = torch.bincount(labels, minlength=k)
-    empty = (sizes == 0).nonzero()[:, 0].tolist()
-    if not empty:
-        return labels, sizes
-    labels = labels.clone()
-    farthest = iter(torch.argsort(distances, descending=True, stable=True).tolist())
-    for cluster in empty:
-        point = next((p for p in farthest if sizes[labels[p]] > 1 and distances[p] > rounding), None)
-        if point is None:  # every point sits on its centroid: fewer distinct rows than clusters
-            break
-        sizes[labels[point]] -= 1
-        labels[point], sizes[cluster] = cluster, 1
-    return labels, sizes
+def square_sums(x: Tensor, cu_rows: Tensor, origin: Tensor, scale: Tensor, spherical: bool) -> Tensor:
+    sums = torch.zeros(len(cu_rows) - 1, dtype=torch.int64, device=x.device)
+    for problem, _, block in _blocks(x, cu_rows, x.shape[1]):
+        y = framed(block, origin[problem], spherical)
+        sums[problem] += integers(lane8(y * y), None, scale[problem]).sum()
+    return sums
 
 
-def _random(data: _Data, k: int, seed: int) -> Tensor:
-    rows = np.random.default_rng(seed).choice(len(data.x), size=k, replace=False)
-    return torch.from_numpy(rows).to(data.x.device)
-
-
-def _plus_plus(data: _Data, k: int, seed: int) -> Tensor:
-    """Greedy k-means++: each next row is the best of ``2 + log k`` drawn with chance proportional to the distance."""
-    generator = np.random.default_rng(seed)
-    n, candidates = len(data.x), 2 + int(np.log(k))
-    chosen = [int(generator.integers(n))]
-    nearest = _distances_to(data, torch.tensor(chosen, device=data.x.device))[:, 0]
-    while len(chosen) < k:
-        cumulative = nearest.cumsum(0).cpu().numpy()
-        if cumulative[-1] <= 0:  # all other rows are copies of chosen ones
-            rest = np.setdiff1d(np.arange(n), chosen)
-            chosen += rest[: k - len(chosen)].tolist()
-            break
-        drawn = np.searchsorted(cumulative, generator.random(candidates) * cumulative[-1], side="right")
-        rows = torch.from_numpy(drawn.clip(max=n - 1)).to(data.x.device)
-        reduced = torch.minimum(nearest[:, None], _distances_to(data, rows))
-        best = int(reduced.sum(0).argmin())
-        chosen.append(int(rows[best]))
-        nearest = reduced[:, best]
-    return torch.tensor(chosen, device=data.x.device)
-
-
-def _distances_to(data: _Data, rows: Tensor) -> Tensor:
-    """[N, len(rows)], exactly zero from a row to itself."""
-    targets = data.take(rows)
-    found = torch.cat([data.distances(block, targets) for _, block in data.blocks()]).clamp_min_(0)
-    found[rows, torch.arange(len(rows), device=rows.device)] = 0
+def distances(x: Tensor, origin: Tensor, centroids: Tensor, limit: Tensor | None, spherical: bool) -> Tensor:
+    found = torch.empty(len(x), len(centroids), dtype=torch.float64, device=x.device)
+    c = centroids - origin
+    for _, start, block in _blocks(x, _whole(x), max(x.shape[1], len(c))):
+        y, part = framed(block, origin, spherical), slice(start, start + len(block))
+        if limit is None:
+            for j in range(len(c)):
+                found[part, j] = distances_between(y, c[j].expand_as(y), spherical)
+        else:
+            found[part] = _closer(y, c, limit[part], spherical)
     return found
+
+
+def assign(
+    x: Tensor,
+    cu_rows: Tensor,
+    cu_clusters: Tensor,
+    centroids: Tensor,
+    origin: Tensor,
+    m: int,
+    spherical: bool,
+    fast: bool,
+) -> tuple[Tensor, Tensor]:
+    ids = torch.empty(len(x), m, dtype=torch.int64, device=x.device)
+    found = torch.empty(len(x), m, dtype=torch.float64, device=x.device)
+    width = max(x.shape[1], *cu_clusters.diff().tolist(), 1)
+    for problem, start, block in _blocks(x, cu_rows, width):
+        c = centroids[cu_clusters[problem] : cu_clusters[problem + 1]].double() - origin[problem]
+        y, end = framed(block, origin[problem], spherical), start + len(block)
+        ids[start:end] = nearest = _nearest(y, c, m, spherical)
+        for place in range(m):
+            found[start:end, place] = distances_between(y, c[nearest[:, place]], spherical)
+    return ids, found
+
+
+def accumulate(
+    x: Tensor, centroids: Tensor, weights: Tensor | None, frame: Frame, spherical: bool, fast: bool
+) -> Assigned:
+    clusters = torch.tensor([0, len(centroids)])
+    ids, away = assign(x, _whole(x), clusters, centroids, frame.origin, 1, spherical, fast)
+    labels, away = ids[:, 0], away[:, 0]
+    sums = torch.zeros(centroids.shape, dtype=torch.int64, device=x.device)
+    for _, start, block in _blocks(x, _whole(x), x.shape[1]):
+        part = slice(start, start + len(block))
+        y = framed(block, frame.origin[0], spherical)
+        sums.index_add_(0, labels[part], integers(y, None if weights is None else weights[part], frame.sum_scale))
+    heavy = integers(torch.ones_like(away), weights, frame.weight_scale)
+    sizes = torch.bincount(labels, minlength=len(centroids))
+    inertia = integers(away, weights, frame.inertia_scale).sum()
+    return Assigned(labels, away, sums, torch.zeros_like(sizes).index_add_(0, labels, heavy), sizes, inertia)
+
+
+def fit(
+    x: Tensor,
+    cu_rows: Tensor,
+    cu_clusters: Tensor,
+    centroids: Tensor,
+    weights: Tensor | None,
+    frame: Frame,
+    threshold: Tensor,
+    by_inertia: bool,
+    max_iter: int,
+    empty: Empty,
+    spherical: bool,
+    fast: bool,
+) -> Fit:
+    fits = []
+    for problem in range(len(cu_rows) - 1):
+        part = slice(int(cu_rows[problem]), int(cu_rows[problem + 1]))
+        rows = InMemory(
+            x[part],
+            None if weights is None else weights[part],
+            frame.of(problem),
+            partial(accumulate, spherical=spherical, fast=fast),
+        )
+        clusters = slice(int(cu_clusters[problem]), int(cu_clusters[problem + 1]))
+        fits.append(
+            lloyd(
+                rows,
+                centroids[clusters],
+                rows.frame,
+                threshold=float(threshold[problem]),
+                by_inertia=by_inertia,
+                max_iter=max_iter,
+                empty=empty,
+                spherical=spherical,
+            )
+        )
+    return Fit(*(torch.cat(parts) for parts in zip(*fits, strict=True)))
+
+
+_PRIMITIVES = {
+    function.__name__: function for function in (extremes, column_sums, square_sums, distances, assign, accumulate, fit)
+}
+
+
+def _whole(x: Tensor) -> Tensor:
+    return torch.tensor([0, len(x)])
+
+
+def _blocks(x: Tensor, cu_rows: Tensor, width: int) -> Iterator[tuple[int, int, Tensor]]:
+    """(problem, first row, rows) so that ``width`` float64 numbers a row stay within a block's bytes."""
+    step = max(1, _BLOCK_BYTES // (8 * max(1, width)))
+    bounds = cu_rows.tolist()
+    for problem, (begin, end) in enumerate(pairwise(bounds)):
+        for start in range(begin, end, step):
+            yield problem, start, x[start : min(end, start + step)]
+
+
+def _nearest(y: Tensor, c: Tensor, m: int, spherical: bool) -> Tensor:
+    """The m lowest scores of each row, ids [n, m]; only what the screen leaves open is scored exactly."""
+    half = half_squares(c, spherical)
+    screen, unsure = half - y @ c.T, _unsure(y, c)
+    last = screen.amin(1) if m == 1 else screen.kthvalue(m, dim=1).values
+    open_ = screen <= (last + 2 * unsure)[:, None]
+    ids = screen.argmin(1)[:, None].repeat(1, m)
+    rows = (open_.sum(1) > 1).nonzero()[:, 0]
+    scores = torch.full((len(rows), len(c)), float("inf"), dtype=y.dtype, device=y.device)
+    for row, cluster in _pairs(open_[rows], y.shape[1]):
+        scores[row, cluster] = half[cluster] - lane8(y[rows[row]] * c[cluster])
+    ids[rows] = torch.argsort(scores, dim=1, stable=True)[:, :m]
+    return ids
+
+
+def _closer(y: Tensor, c: Tensor, limit: Tensor, spherical: bool) -> Tensor:
+    """The lesser of limit and distance [n, K]; distances that the screen cannot rule out are exact."""
+    products = y @ c.T
+    screen = 1 - products if spherical else y.square().sum(1, keepdim=True) - 2 * products + c.square().sum(1)
+    found = limit[:, None].repeat(1, len(c))
+    for row, cluster in _pairs(screen <= (limit + 4 * _unsure(y, c))[:, None], y.shape[1]):
+        found[row, cluster] = torch.minimum(limit[row], distances_between(y[row], c[cluster], spherical))
+    return found
+
+
+def _unsure(y: Tensor, c: Tensor) -> Tensor:
+    """How far a screen may be from the score, [n].
+
+    A dot product added in whatever order, lane8 among them, is within ``(d + 4) 2^-53 |y| |c|`` of the true one; with
+    the squares, screen and score are each within ``(d + 4) 2^-53 (|y| + |c|)^2``. Twice the sum of the two is taken.
+    """
+    reach = y.square().sum(1).sqrt() + c.square().sum(1).max().sqrt()
+    return (c.shape[1] + 4) * 2.0**-51 * reach * reach + torch.finfo(c.dtype).tiny
+
+
+def _pairs(chosen: Tensor, columns: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows and columns of what is true, as many at a time as rows of ``columns`` float64 numbers fill a block."""
+    row, cluster = chosen.nonzero(as_tuple=True)
+    step = max(1, _BLOCK_BYTES // (8 * columns))
+    for start in range(0, len(row), step):
+        yield row[start : start + step], cluster[start : start + step]

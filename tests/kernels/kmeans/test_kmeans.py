@@ -94,7 +94,7 @@ def test_same_bits_for_any_block_and_family(metric: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(reference, "_BLOCK_BYTES", 9 * 8 * 37)
     blocked = kmeans(x, 9, seed=4, metric=metric)
     assert blocked.labels.tobytes() == first.labels.tobytes()
-    np.testing.assert_allclose(blocked.centroids, first.centroids, rtol=1e-6)
+    assert blocked.centroids.tobytes() == first.centroids.tobytes()
 
 
 def test_where_the_data_lies_does_not_matter() -> None:
@@ -131,7 +131,8 @@ def test_fewer_distinct_rows_than_clusters(caplog: pytest.LogCaptureFixture) -> 
 def test_ties_go_to_the_lowest_id() -> None:
     found = kmeans(np.array([[0.0], [2.0], [1.0]]), 2, init=np.array([[0.0], [2.0]]), max_iter=1)
     assert found.labels.tolist()[:2] == [0, 1]
-    assert reference._Data(torch.tensor([[1.0]]), True).assign(torch.tensor([[1.0], [1.0]]).double())[0].item() == 0
+    same = kmeans(np.ones((3, 1)), 3, init=np.ones((3, 1)), max_iter=0, metric="cosine")
+    assert same.labels.tolist() == [0, 0, 0]
 
 
 def test_an_empty_cluster_gets_the_farthest_point() -> None:
@@ -140,9 +141,6 @@ def test_an_empty_cluster_gets_the_farthest_point() -> None:
     found = kmeans(x, 3, init=start, tol=0)
     assert (found.sizes > 0).all()
     check_state(x, found)
-    labels, sizes = reference._refill(torch.tensor([0, 0, 0, 2]), torch.tensor([1.0, 3.0, 2.0, 9.0]), 5, 0.0)
-    assert labels.tolist() == [0, 1, 3, 2]  # never the only point of a cluster
-    assert sizes.tolist() == [1, 1, 1, 1, 0]
 
 
 def test_cosine_ignores_lengths_and_bears_zero_rows() -> None:
@@ -216,7 +214,7 @@ GOOD = np.zeros((5, 2), np.float32)
         (GOOD, 2, {"init": GOOD}, ValueError, r"\[2, 2\], not \[5, 2\]"),
         (GOOD, 2, {"init": np.full((2, 2), np.nan)}, ValueError, "init has NaN"),
         (GOOD, 2, {"metric": "manhattan"}, ValueError, "metric='manhattan'"),
-        (GOOD, 2, {"max_iter": 0}, ValueError, "max_iter=0"),
+        (GOOD, 2, {"max_iter": -1}, ValueError, "max_iter=-1"),
         (GOOD, 2, {"tol": float("nan")}, ValueError, "tol=nan"),
         (GOOD, 2, {"seed": -1}, ValueError, "seed=-1"),
         (GOOD, 2, {"impl": "native"}, RuntimeError, "only reference"),
