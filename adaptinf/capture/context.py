@@ -20,7 +20,8 @@ from adaptinf.errors import ConfigError, UnsupportedModelError
 
 
 class Captured(NamedTuple):
-    """One batch: ``sketch`` float32 [samples, k] (None without a sketch) and the scores by name, float64 [samples]."""
+    """One batch: ``sketch`` float32 [samples, k] (None without a sketch; [samples, parameters, k] with
+    ``per_parameter``) and the scores by name, float64 [samples]."""
 
     sketch: Tensor | None
     scores: dict[str, Tensor]
@@ -79,7 +80,7 @@ class Capture:
         if self._sink is not None:
             features, squares = self._sink.finish(self._names, allow_unused=self._allow_unused)
             factor = torch.as_tensor(scale, dtype=torch.float32, device=features.device).expand(len(features))
-            sketch = features * factor[:, None] if self._keeps_sketch else None
+            sketch = features * factor.view(-1, *[1] * (features.dim() - 1)) if self._keeps_sketch else None
             if squares is not None:
                 scores["grad_norm"] = squares.double().sqrt() * factor.double().abs()
         self._segments = self._labels = self._found = None
@@ -111,6 +112,7 @@ def capture(
     sketch: Sketch | None = None,
     scores: Sequence[str] = (),
     preconditioners: Mapping[str, Preconditioner] | None = None,
+    per_parameter: bool = False,
     allow_unused: bool = False,
 ) -> Iterator[Capture]:
     """Observe the forward and backward passes of ``model`` for as long as the context lasts.
@@ -137,6 +139,8 @@ def capture(
         scores: of ``grad_norm`` (the norm of the gradient over the targets) and, from the model's logits (its output,
             or ``output.logits``), ``nll``, ``mean_exp_nll``, ``entropy``, ``el2n``, ``margin``.
         preconditioners: by parameter name, what is done to a sample's gradient before it is sketched or measured.
+        per_parameter: keep the parameters' sketches apart, ``k`` numbers for each: the sketch is [samples, parameters,
+            k] in the order of the model's parameters (of ``targets``, where that is a mapping).
         allow_unused: count a parameter that no gradient came from as zero instead of refusing.
 
     Raises:
@@ -157,7 +161,8 @@ def capture(
             if unknown:
                 raise ConfigError("is none of the targets", item=f"preconditioners={unknown[0]!r}")
             used = sketch if sketch is not None else Sketch(kind="sjlt", k=64, nonzeros=1)
-            sink = GradientSink(used, norms=norms, preconditioners=preconditioners)
+            parameters = list(chosen) if per_parameter else None
+            sink = GradientSink(used, norms=norms, preconditioners=preconditioners, parameters=parameters)
             stack.enter_context(tapped(rules_for(model, chosen), sink))
         captured = Capture(
             sink, chosen, keeps_sketch=sketch is not None, scores=scores, allow_unused=allow_unused

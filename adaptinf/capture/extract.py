@@ -40,6 +40,7 @@ def extract(
     layers: Layers = "middle",
     parameters: Parameters = "lora",
     targets: Targets | None = None,
+    per_parameter: bool = False,
     scores: Sequence[str] = ("nll", "entropy", "el2n", "nll_without_image"),
     hidden: int | Literal["last"] | None = "last",
     image_grounding: Literal["remove", "zero"] = "remove",
@@ -55,8 +56,9 @@ def extract(
     The features of a sample are those of the loss ``1/|T| sum_T NLL`` (``mean_answer_tokens``) or ``sum_T NLL`` over
     its answer tokens T, with dropout off; they do not depend on the batch beyond rounding. ``sketch`` [N, k] is
     ``S vec(g)`` with g the gradient over ``parameters`` of ``layers`` (:func:`find_targets`), or over ``targets``
-    (:data:`Targets`) if given; None runs no backward. ``hidden`` [N, d] is the mean over all tokens of the head's
-    input (``last``) or of a decoder layer's output. Score formulas: docs/architecture.md.
+    (:data:`Targets`) if given; None runs no backward. With ``per_parameter`` it is [N, P k]: ``k`` numbers for each of
+    the P parameters, in the order of ``identity["targets"]``, instead of their sum. ``hidden`` [N, d] is the mean over
+    all tokens of the head's input (``last``) or of a decoder layer's output. Score formulas: docs/architecture.md.
 
     ``model`` is a :class:`LanguageModel`, or a transformers model with its ``processor`` (or tokenizer).
     ``batch_tokens`` bounds the cells of a padded batch (``auto``: what the device holds); a batch that does not fit in
@@ -90,13 +92,14 @@ def extract(
     identity = {
         "model": lm.identity(),
         "sketch": sketch.identity if sketch is not None else None,
-        "targets": sorted(chosen),
+        "targets": list(chosen) if per_parameter else sorted(chosen),
+        "per_parameter": per_parameter,
         "hidden": hidden,
         "loss": loss,
         "image_grounding": image_grounding if without_image else None,
     }
     wanted = tuple({*scores, "nll"}) if without_image else tuple(scores)
-    run = Forward(lm, chosen, sketch, wanted, hidden, loss, packed)
+    run = Forward(lm, chosen, sketch, wanted, hidden, loss, packed, per_parameter)
     blind = Forward(lm, {}, None, ("nll",), None, "sum", packed)
     batching = Batching(batch_tokens, lm.device)
     by_id = {sample.id: sample for sample in dataset}

@@ -36,6 +36,7 @@ class Forward:
     hidden: int | str | None
     loss: str
     packed: bool
+    per_parameter: bool = False
     lengths: list[int] = field(default_factory=list)
     pixels: int = 0
     captured: Capture | None = None
@@ -52,8 +53,11 @@ class Forward:
             if self.targets:
                 norms = ["grad_norm"] if "grad_norm" in self.scores else []
                 self.captured = stack.enter_context(
-                    capture(self.lm.model, targets=self.targets, sketch=self.sketch, scores=norms)
-                )
+                    capture(
+                        self.lm.model, targets=self.targets, sketch=self.sketch, scores=norms,
+                        per_parameter=self.per_parameter,
+                    )
+                )  # fmt: skip
             if isinstance(self.hidden, int):
                 _, layer = self.lm.decoder_layers[self.hidden]
                 stack.callback(layer.register_forward_hook(self._keep_layer_output).remove)
@@ -132,7 +136,7 @@ class Forward:
             found = self.captured.result()
             columns.update(found.scores)
             if found.sketch is not None:
-                columns["sketch"] = found.sketch
+                columns["sketch"] = found.sketch.flatten(1)
         out = {name: column.cpu().numpy() for name, column in columns.items()}
         out["n_images"] = np.array([float(encoded.n_images) for encoded in batch])
         return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from adaptinf_kernels import (
@@ -29,12 +29,20 @@ class GradientSink:
     embedding G = onehot of the ids). A parameter that is used several times in one pass has the sum of such products;
     its sketch is a sum, but its norm and its preconditioned direction are not, so where these are asked for, the
     products wait and are joined, token after token, into one.
+
+    With ``parameters`` given the sketches of each of them are kept apart: [samples, parameters, k], in their order.
     """
 
     def __init__(
-        self, sketch: Sketch, *, norms: bool, preconditioners: Mapping[str, Preconditioner] | None = None
+        self,
+        sketch: Sketch,
+        *,
+        norms: bool,
+        preconditioners: Mapping[str, Preconditioner] | None = None,
+        parameters: Sequence[str] | None = None,
     ) -> None:
         self.sketch, self.norms = sketch, norms
+        self._places = None if parameters is None else {name: place for place, name in enumerate(parameters)}
         self._preconditioners = dict(preconditioners or {})
         self.segments: Segments | None = None
         self._features: Tensor | None = None
@@ -59,7 +67,9 @@ class GradientSink:
         self._reached[name] += 1
 
     def finish(self, names: Collection[str], *, allow_unused: bool) -> tuple[Tensor, Tensor | None]:
-        """([samples, k], squared norms [samples] or None) of the batch; ``names`` are all parameters asked for.
+        """([samples, k] or [samples, parameters, k], squared norms [samples] or None) of the batch.
+
+        ``names`` are all parameters asked for.
 
         Raises UnsupportedModelError for a parameter that no gradient came from, unless ``allow_unused``.
         """
@@ -101,9 +111,10 @@ class GradientSink:
             self._waiting[name].append((grad, grad.new_ones(len(grad), 1), cu_seqlens))
         else:
             self._sum(
+                name,
                 grad_sketch_bias(
                     grad, cu_seqlens, self.sketch, name=name, preconditioner=self._of(name), return_norms=self.norms
-                )
+                ),
             )
 
     def norm(self, name: str, normalised: Tensor, grad: Tensor, cu_seqlens: Tensor) -> None:
@@ -112,6 +123,7 @@ class GradientSink:
             self._waiting[name].append((normalised * grad, grad.new_ones(len(grad), 1), cu_seqlens))
         else:
             self._sum(
+                name,
                 grad_sketch_norm(
                     normalised, grad, cu_seqlens, self.sketch, name=name, preconditioner=self._of(name),
                     return_norms=self.norms,
@@ -135,6 +147,7 @@ class GradientSink:
             )
         else:
             self._sum(
+                name,
                 grad_sketch_embedding(
                     ids, grad, cu_seqlens, self.sketch, name=name, vocabulary=vocabulary, padding_idx=padding_idx,
                     return_norms=self.norms,
@@ -155,12 +168,18 @@ class GradientSink:
     ) -> None:
         """A and B of ``y = W x + scaling B A x``."""
         waits = [self._arrives(name) for name in names]
-        if any(waits):
+        if any(waits) or self._places is not None:
             scaled = grad * scaling if magnitude is None else grad * (scaling * magnitude)
-            self._waiting[names[0]].append((x, scaled @ lora_b.to(grad.dtype), cu_seqlens))
-            self._waiting[names[1]].append((x @ lora_a.to(x.dtype).T, scaled, cu_seqlens))
+            of_a = x, scaled @ lora_b.to(grad.dtype), cu_seqlens
+            of_b = x @ lora_a.to(x.dtype).T, scaled, cu_seqlens
+            for name, product in zip(names, (of_a, of_b), strict=True):
+                if any(waits):
+                    self._waiting[name].append(product)
+                else:
+                    self._add(name, *product)
             return
         self._sum(
+            names[0],
             grad_sketch_lora(
                 x, grad, lora_a, lora_b, cu_seqlens, self.sketch, names=names, scaling=scaling, magnitude=magnitude,
                 preconditioners=(self._of(names[0]), self._of(names[1])), return_norms=self.norms,
@@ -171,7 +190,7 @@ class GradientSink:
         """Count a gradient that arrives; whether it has to wait for others of the same parameter."""
         self.reached(name)
         together = self.norms or name in self._preconditioners
-        waits = together and self._called[name.partition("[")[0]] > 1
+        waits = together and self._called[_parameter(name)] > 1
         if together and not waits and self._reached[name] > 1:
             raise UnsupportedModelError(
                 "got more gradients than it was used, so its norm cannot be known",
@@ -185,24 +204,32 @@ class GradientSink:
 
     def _add(self, name: str, x: Tensor, grad: Tensor, cu_seqlens: Tensor) -> None:
         self._sum(
+            name,
             grad_sketch_linear(
                 x, grad, cu_seqlens, self.sketch, name=name, preconditioner=self._of(name), return_norms=self.norms
-            )
+            ),
         )
 
-    def _sum(self, found: GradSketch) -> None:
+    def _sum(self, name: str, found: GradSketch) -> None:
         if self._features is None:
             self._start(found.sketch.device)
         assert self._features is not None
-        self._features += found.sketch.to(self._features.device)
+        features = self._features if self._places is None else self._features[:, self._places[_parameter(name)]]
+        features += found.sketch.to(features.device)
         if self._squares is not None and found.squared_norms is not None:
             self._squares += found.squared_norms.to(self._squares.device)
 
     def _start(self, device: torch.device) -> None:
         assert self.segments is not None
         samples = self.segments.samples
-        self._features = torch.zeros(samples, self.sketch.k, device=device)
+        apart = () if self._places is None else (len(self._places),)
+        self._features = torch.zeros(samples, *apart, self.sketch.k, device=device)
         self._squares = torch.zeros(samples, device=device) if self.norms else None
+
+
+def _parameter(name: str) -> str:
+    """Of which parameter ``name`` is the whole, or one expert's part as in ``experts.down_proj[3]``."""
+    return name.partition("[")[0]
 
 
 def _joined(products: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:

@@ -138,6 +138,21 @@ def test_equals_every_sample_alone(tied: bool, times: int, recompute: str, norms
     assert not any(module._forward_hooks for module in model.modules())
 
 
+@pytest.mark.parametrize("norms", [False, True])
+def test_parameters_apart(norms: bool) -> None:
+    model, reference = Tiny(tied=True, times=2), Tiny(tied=True, times=2)
+    names = [name for name, _ in model.named_parameters()]
+    samples, ids, mask = batch()
+    with capture(model, sketch=SKETCH, scores=["grad_norm"] if norms else [], per_parameter=True) as captured:
+        captured.begin(Segments.mask(mask))
+        loss_of(model(ids), mask).backward()
+        found = captured.result(scale=2.0).sketch
+    assert found is not None
+    assert found.shape == (len(LENGTHS), len(names), SKETCH.k)
+    for place, name in enumerate(names):
+        check(found[:, place] / 2, reference, 0, samples, [name])
+
+
 @pytest.mark.parametrize("where", ["packed", "rows", "three-dimensional rows"])
 def test_every_way_to_say_where_the_samples_lie(where: str) -> None:
     model = Tiny().block

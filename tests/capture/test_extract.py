@@ -149,6 +149,16 @@ def test_targets_by_name_are_those_by_layer(make_lm: MakeLm, samples: list[Sampl
     assert by_layer.identity == by_name.identity
 
 
+def test_parameters_apart(make_lm: MakeLm, samples: list[Sample]) -> None:
+    lm = make_lm("llava")
+    apart = extract(lm, samples, sketch=SKETCH, layers=[2], parameters="linear", per_parameter=True)
+    assert apart.sketch is not None
+    for place, name in enumerate(apart.identity["targets"]):
+        alone = extract(lm, samples, sketch=SKETCH, targets=[name]).sketch
+        np.testing.assert_allclose(apart.sketch[:, place * SKETCH.k :][:, : SKETCH.k], alone, rtol=1e-4, atol=1e-5)
+    assert apart.sketch.shape[1] == len(apart.identity["targets"]) * SKETCH.k > 3 * SKETCH.k
+
+
 def test_texts_that_are_the_same_without_pictures_run_once(
     make_lm: MakeLm, monkeypatch: pytest.MonkeyPatch, samples: list[Sample]
 ) -> None:

@@ -152,6 +152,28 @@ def test_fused_experts(family: str, implementation: str) -> None:
     check(model, names, "*.experts.*")
 
 
+@pytest.mark.parametrize("what", ["adapters", "experts"])
+def test_parameters_apart_add_up(what: str) -> None:
+    model = adapted() if what == "adapters" else mixture("mixtral")
+    chosen = "trainable" if what == "adapters" else "*.experts.*"
+    together, apart = (observed(model, targets=chosen, per_parameter=per_parameter) for per_parameter in (False, True))
+    names = [n for n, p in model.named_parameters() if p.requires_grad and (what == "adapters" or "experts" in n)]
+    assert apart.shape == (len(LENGTHS), len(names), SKETCH.k)
+    torch.testing.assert_close(apart.sum(1), together)
+    for place, name in enumerate(names):
+        torch.testing.assert_close(apart[:, place], observed(model, targets=[name]))
+
+
+def observed(model: nn.Module, **options: object) -> Tensor:
+    ids, mask = batch()
+    with capture(model, sketch=SKETCH, **options) as captured:  # pyright: ignore[reportArgumentType]
+        captured.begin(Segments.mask(mask))
+        loss_of(model, ids, mask).backward()
+        found = captured.result().sketch
+    assert found is not None
+    return found
+
+
 def test_a_router_is_refused_by_name_not_skipped() -> None:
     with (
         pytest.raises(UnsupportedModelError, match=r"mlp\.gate\.weight: belongs to MixtralTopKRouter"),
