@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from adaptinf_kernels._arrays import as_tensor, like
 from adaptinf_kernels._dispatch import Impl
-from adaptinf_kernels.kmeans.layout import Layout, check_counts, lay_out
+from adaptinf_kernels.kmeans.layout import Layout, check_counts, lay_out, single
 from adaptinf_kernels.kmeans.options import Empty, Init, Metric, NonFinite, Options, Precision, Stop
-from adaptinf_kernels.kmeans.problem import Fitted, fit_in_memory, settle
+from adaptinf_kernels.kmeans.problem import Fitted, check_weights, fit_in_memory, settle
+from adaptinf_kernels.kmeans.ranks import Alone, Group
 from adaptinf_kernels.kmeans.result import KMeansResult
-from adaptinf_kernels.kmeans.scan import check_magnitude
+from adaptinf_kernels.kmeans.stream import fit_in_chunks
 from torch import Tensor
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 
 
 def kmeans(
-    x: Array,
+    x: Array | Iterable[Array],
     k: int | Sequence[int],
     *,
     cu_rows: Array | None = None,
@@ -34,6 +36,7 @@ def kmeans(
     empty: Empty = "farthest",
     non_finite: NonFinite = "error",
     seed: int = 0,
+    group: dist.ProcessGroup | None = None,
     impl: Impl = "auto",
 ) -> KMeansResult[Array]:
     """Lloyd's k-means: ``min sum_i w_i |x_i - c_{label(i)}|^2``, or ``w_i (1 - cos)`` over unit rows and centroids.
@@ -45,7 +48,9 @@ def kmeans(
 
     Args:
         x: [N, d], or [B, N, d] for B problems of one size, torch or NumPy, float16, bfloat16, float32 or float64; the
-            result is of the same family.
+            result is of the same family. A ``np.memmap`` is read in chunks, and so is an iterable of chunks [n, d] that
+            can be iterated again (not an iterator); each pass reads them once, with the same bits as in memory. Beside
+            a chunk that takes 16 bytes a row, and for "k-means++" 256 k rows.
         k: clusters, 1 to N, or their numbers, one for each problem of a batch.
         cu_rows: int32 or int64 [B + 1]: problem b has the rows ``cu_rows[b]`` to ``cu_rows[b + 1]`` of x [N, d].
         init: "k-means++" (greedy, 2 + log k candidates; on 256 k rows drawn by the seed where there are more),
@@ -65,6 +70,9 @@ def kmeans(
             that of the largest cluster, "keep" leaves it, "error" raises if it is empty in the end.
         non_finite: of rows with NaN or infinity: "error", or "ignore" (label -1, everything else as if they were not).
         seed: of the initialisation, the same for each problem of a batch.
+        group: the rows lie on the ranks of this ``torch.distributed`` group, each of which calls with its own x and
+            ``sample_weight`` (and otherwise the same); they are those of rank 0, then of rank 1, and so on. ``labels``
+            are of the rank's rows, everything else is the same on all ranks, with the same bits for any number of them.
         impl: "auto" or "reference".
 
     Raises:
@@ -76,13 +84,35 @@ def kmeans(
     (spherical).
     """
     options = Options(max_iter, tol, stop, metric, precision, empty, non_finite, seed, impl)
-    matrix, layout = lay_out(as_tensor("x", x), k, cu_rows)
+    if group is not None or isinstance(x, np.memmap) or not hasattr(x, "__dlpack__"):
+        return _in_chunks(x, k, cu_rows, init, sample_weight, group, options)
+    matrix, layout = lay_out(as_tensor("x", cast("Any", x)), k, cu_rows)
     check_counts(layout, layout.cu_rows.diff())
-    start = check_init(init, layout, matrix.shape[1])
-    weights = check_weights(sample_weight, matrix)
-    fitted, finite = fit_in_memory(matrix, layout, start, weights, options)
+    first = check_init(init, layout, matrix.shape[1])
+    weights = None if sample_weight is None else check_weights(sample_weight, len(matrix), matrix.device)
+    fitted, finite = fit_in_memory(matrix, layout, first, weights, options)
     settle(fitted.fit, layout, options)
     return deliver(x, fitted, finite, layout, options)
+
+
+def _in_chunks(
+    x: Any, k: Any, cu_rows: Any, init: Any, sample_weight: Any, group: dist.ProcessGroup | None, options: Options
+) -> KMeansResult[Any]:
+    if cu_rows is not None or not isinstance(k, (int, np.integer)):
+        raise ValueError("chunks and ranks are for one problem: k must be one number, and cu_rows None")
+    if k < 1:
+        raise ValueError(f"k={k}: k must be from 1 to N")
+    first = init
+    if not isinstance(init, str):
+        given = as_tensor("init", init)
+        first = check_init(given, single(0, int(k)), given.shape[-1])
+    else:
+        check_init(init, single(0, int(k)), 0)
+    ranks = Alone() if group is None else Group(group)
+    fitted, finite, chunk = fit_in_chunks(x, int(k), first, sample_weight, ranks, options)
+    layout = single(len(fitted.fit.labels), int(k))
+    settle(fitted.fit, layout, options)
+    return deliver(chunk, fitted, finite, layout, options)
 
 
 def check_init(init: Any, layout: Layout, columns: int) -> str | Tensor:
@@ -105,21 +135,6 @@ def check_init(init: Any, layout: Layout, columns: int) -> str | Tensor:
     if not torch.isfinite(start).all():
         raise ValueError(f"init has NaN or infinity in row {int((~torch.isfinite(start).all(1)).nonzero()[0])}")
     return start
-
-
-def check_weights(sample_weight: Any, x: Tensor) -> Tensor | None:
-    """float64 [N] on the device of ``x``."""
-    if sample_weight is None:
-        return None
-    weights = as_tensor("sample_weight", sample_weight).to(x.device, torch.float64).flatten()
-    if len(weights) != len(x):
-        raise ValueError(f"sample_weight has {len(weights)} numbers for {len(x)} rows")
-    bad = (~(torch.isfinite(weights) & (weights >= 0))).nonzero()[:, 0]
-    if len(bad):
-        row = int(bad[0])
-        raise ValueError(f"sample_weight must be finite and not negative, but is {float(weights[row])} in row {row}")
-    check_magnitude("sample_weight", weights)
-    return weights
 
 
 def deliver(x: Any, fitted: Fitted, finite: Tensor | None, layout: Layout, options: Options) -> KMeansResult[Any]:

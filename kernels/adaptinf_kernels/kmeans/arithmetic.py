@@ -151,6 +151,12 @@ def means(sums: Tensor, weights: Tensor, frame: Frame, old: Tensor, spherical: b
     return torch.where(keep[:, None], old, found.to(old.dtype))
 
 
+def largest_of_each(labels: Tensor, distances: Tensor, k: int) -> Tensor:
+    """The largest distance of each cluster, float64 [K]; 0 without rows."""
+    largest = torch.zeros(k, dtype=torch.float64, device=labels.device)
+    return largest.scatter_reduce_(0, labels, distances, "amax")
+
+
 def shift(new: Tensor, old: Tensor) -> float:
     """``sum_j |new_j - old_j|^2``, clusters added in ascending order."""
     away = new.double() - old.double()

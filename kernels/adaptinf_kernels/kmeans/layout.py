@@ -41,19 +41,26 @@ class Layout:
 
     def of_rows(self, values: Tensor) -> Tensor:
         """[N, ...] as [B, N / B, ...] where the rows came so."""
-        return values.unflatten(0, (self.problems, -1)) if self.stacked_rows and len(values) else values
+        if not self.stacked_rows:
+            return values
+        return values.reshape(self.problems, len(values) // max(1, self.problems), *values.shape[1:])
 
     def of_clusters(self, values: Tensor) -> Tensor:
         """[sum K, ...] as [B, K, ...] where a batch's problems have as many clusters."""
-        if self.single or not self.stacked_clusters or not self.problems:
+        if self.single or not self.stacked_clusters:
             return values
-        return values.unflatten(0, (self.problems, -1))
+        return values.reshape(self.problems, len(values) // max(1, self.problems), *values.shape[1:])
 
     def of_problems(self, values: Tensor) -> Any:
         """[B, ...], or its only entry, a number where it is one."""
         if not self.single:
             return values
         return values[0].item() if values.dim() == 1 else values[0]
+
+
+def single(rows: int, k: int) -> Layout:
+    """One problem."""
+    return Layout(torch.tensor([0, rows]), torch.tensor([0, k]), single=True, stacked_rows=False, stacked_clusters=True)
 
 
 def check_floating(what: str, x: Tensor) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 
 import torch
-from adaptinf_kernels.kmeans.arithmetic import Frame, framed, integers, means, shift
+from adaptinf_kernels.kmeans.arithmetic import Frame, framed, integers, largest_of_each, means, shift
 from adaptinf_kernels.kmeans.ops import Assigned, Empty, Fit
 from adaptinf_kernels.kmeans.rows import Rows
 from torch import Tensor
@@ -44,17 +44,11 @@ def lloyd(
         centroids=centroids,
         sizes=state.sizes,
         weights=state.weights,
-        radii=_radii(rows, state),
+        radii=rows.together(largest_of_each(state.labels, state.distances, len(centroids))[None]).amax(0),
         inertia=state.inertia.reshape(1),
         n_iter=torch.tensor([n_iter], device=centroids.device),
         changed=torch.tensor([changed], device=centroids.device),
     )
-
-
-def _radii(rows: Rows, state: Assigned) -> Tensor:
-    largest = torch.zeros(len(state.sizes), dtype=torch.float64, device=state.labels.device)
-    largest.scatter_reduce_(0, state.labels, state.distances, "amax")
-    return rows.together(largest[None]).amax(0)
 
 
 def _refilled(rows: Rows, state: Assigned, frame: Frame, empty: Empty, spherical: bool) -> tuple[Tensor, Tensor]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import torch
 from adaptinf_kernels._arrays import as_tensor, like
 from adaptinf_kernels._dispatch import Impl
 from adaptinf_kernels.kmeans import ops
+from adaptinf_kernels.kmeans.arithmetic import largest_of_each, unit
 from adaptinf_kernels.kmeans.layout import Layout, lay_out, state_dtype
 from adaptinf_kernels.kmeans.options import Metric, Precision, choose
+from adaptinf_kernels.kmeans.problem import check_weights, step_frame
 from torch import Tensor
 
 Array = TypeVar("Array", Tensor, np.ndarray)
@@ -75,6 +78,54 @@ class KMeansResult(Generic[Array]):
         matrix, layout, centroids, origin = self._prepare(x, None)
         found = ops.distances(impl, matrix, origin[0], centroids.double(), None, self.metric == "cosine")
         return like(x, layout.of_rows(found if self.metric == "cosine" else found.sqrt()))
+
+    def partial_fit(
+        self, x: Array, *, sample_weight: Array | None = None, decay: float = 1.0, impl: Impl = "auto"
+    ) -> KMeansResult[Array]:
+        """The clustering after a step to further rows [N, d] (a single problem); N may be less than K.
+
+        Rows are labelled with the present centroids, then ``c_j = (n_j c_j + sum_i w_i x_i) / (n_j + sum_i w_i)``, the
+        sums over the cluster's rows, ``n_j = decay weights_j``; unit rows again for the cosine. A cluster that gets no
+        weight keeps its centroid. The result has the new weights, and of the rows of this step the labels, sizes, radii
+        and inertia by the new centroids; ``changed`` counts those whose label the step changed.
+
+        Args:
+            x: [N, d], of the dtype of the fit's rows or another with the same dtype of centroids.
+            sample_weight: [N], not negative.
+            decay: 0 to 1, what the weights so far count: 1 for the mean of all rows seen, less for data that drift.
+            impl: as in ``kmeans``.
+
+        Raises ValueError and TypeError as ``kmeans`` does. Source: Sculley 2010, with weights that decay.
+        """
+        if self._problems() is not None:
+            raise ValueError("partial_fit is for one problem, not a batch")
+        if not 0 <= decay <= 1:
+            raise ValueError(f"decay={decay} must be from 0 to 1")
+        matrix, _, centroids, origin = self._prepare(x, None)
+        spherical = self.metric == "cosine"
+        weights = None if sample_weight is None else check_weights(sample_weight, len(matrix), matrix.device)
+        frame = step_frame(matrix, centroids, origin, weights, spherical, impl)
+        before = ops.accumulate(impl, matrix, centroids, weights, frame, spherical, False)
+        seen = decay * as_tensor("weights", self.weights).to(matrix.device)
+        gained = before.weights.double() / frame.weight_scale
+        total = (centroids.double() - origin) * seen[:, None] + before.sums.double() / frame.sum_scale
+        moved = total / torch.where(gained > 0, seen + gained, 1.0)[:, None]
+        moved = unit(moved) if spherical else moved + origin
+        still = (gained <= 0) | (total == 0).all(1) if spherical else gained <= 0
+        updated = torch.where(still[:, None], centroids, moved.to(centroids.dtype))
+        after = ops.accumulate(impl, matrix, updated, weights, frame, spherical, False)
+        radii = largest_of_each(after.labels, after.distances, len(updated))
+        return replace(
+            self,
+            labels=like(x, after.labels),
+            centroids=like(x, updated),
+            inertia=float(after.inertia) / float(frame.inertia_scale),
+            n_iter=1,
+            sizes=like(x, after.sizes),
+            weights=like(x, seen + gained),
+            radii=like(x, radii if spherical else radii.sqrt()),
+            changed=int((before.labels != after.labels).sum()),
+        )
 
     def _problems(self) -> int | None:
         """B, None for a single problem."""

@@ -10,13 +10,14 @@ from typing import Protocol
 
 from adaptinf_kernels.kmeans.arithmetic import Frame
 from adaptinf_kernels.kmeans.ops import Assigned
+from adaptinf_kernels.kmeans.ranks import Alone, Ranks
 from torch import Tensor
 
 Accumulate = Callable[[Tensor, Tensor, Tensor | None, Frame], Assigned]
 """``accumulate(x, centroids, weights, frame)`` of an implementation."""
 
 
-class Rows(Protocol):
+class Rows(Ranks, Protocol):
     """What initialisation and Lloyd's iteration ask of the rows; they are numbered over all ranks."""
 
     count: int
@@ -34,16 +35,8 @@ class Rows(Protocol):
         """Rows of x in this order, from whatever rank, and their weights."""
         ...
 
-    def total(self, counts: Tensor) -> Tensor:
-        """An integer tensor summed over ranks."""
-        ...
 
-    def together(self, values: Tensor) -> Tensor:
-        """The first dimension of every rank, one after the other."""
-        ...
-
-
-class InMemory:
+class InMemory(Alone):
     """Rows in one tensor, on one rank."""
 
     first = 0
@@ -59,9 +52,3 @@ class InMemory:
     def fetch(self, numbers: Tensor) -> tuple[Tensor, Tensor | None]:
         numbers = numbers.to(self.x.device)
         return self.x[numbers], None if self.weights is None else self.weights[numbers]
-
-    def total(self, counts: Tensor) -> Tensor:
-        return counts
-
-    def together(self, values: Tensor) -> Tensor:
-        return values

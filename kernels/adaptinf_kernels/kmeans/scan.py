@@ -6,32 +6,16 @@ Each number is put together from parts of the rows (chunks, ranks) by a minimum,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from adaptinf_kernels.kmeans import ops
 from adaptinf_kernels.kmeans.arithmetic import LARGEST, make_frame, origin_of, reach_of, scale
+from adaptinf_kernels.kmeans.ranks import Ranks
 from torch import Tensor
 
 Parts = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """Gives the rows anew at each call, as parts ``(x, cu_rows)`` with equally many problems."""
-
-
-class Ranks(Protocol):
-    """How the ranks of a fit put their numbers together."""
-
-    def total(self, counts: Tensor) -> Tensor: ...
-    def together(self, values: Tensor) -> Tensor: ...
-
-
-class Alone:
-    """One rank."""
-
-    def total(self, counts: Tensor) -> Tensor:
-        return counts
-
-    def together(self, values: Tensor) -> Tensor:
-        return values
 
 
 class Range(NamedTuple):
