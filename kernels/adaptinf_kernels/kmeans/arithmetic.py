@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -107,8 +108,13 @@ def unit(rows: Tensor) -> Tensor:
     exponent = torch.frexp(rows.abs().amax(-1, keepdim=True)).exponent.long()
     half = exponent // 2  # 2^1024 is no float64, but its root is
     rows = rows * power_of_two(-half) * power_of_two(half - exponent)
-    length = lane8(rows * rows)[..., None].sqrt()
+    length = square_root(lane8(rows * rows))[..., None]
     return rows / torch.where(length == 0, 1.0, length)
+
+
+def square_root(values: Tensor) -> Tensor:
+    """Correctly rounded, which ``torch.sqrt`` is not on CPUs: MKL's root is one bit off at times."""
+    return torch.as_tensor(np.sqrt(values.numpy())) if values.device.type == "cpu" else values.sqrt()
 
 
 def framed(x: Tensor, origin: Tensor, spherical: bool) -> Tensor:
