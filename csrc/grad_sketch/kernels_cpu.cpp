@@ -7,6 +7,7 @@
 #include <immintrin.h>
 #endif
 
+#include "../common/widen.h"
 #include "kernels.h"
 
 namespace adaptinf {

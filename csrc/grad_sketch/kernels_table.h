@@ -11,5 +11,4 @@ const Kernels& table() {
   return kernels;
 }
 
-#undef ADAPTINF_ALWAYS
 #undef ADAPTINF_VECTOR_BYTES

@@ -11,8 +11,6 @@ using Loose = float __attribute__((vector_size(ADAPTINF_VECTOR_BYTES), aligned(4
 using Words = uint32_t __attribute__((vector_size(ADAPTINF_VECTOR_BYTES)));
 using LooseWords = uint32_t __attribute__((vector_size(ADAPTINF_VECTOR_BYTES), aligned(4), may_alias));
 
-#define ADAPTINF_ALWAYS inline __attribute__((always_inline))
-
 ADAPTINF_ALWAYS Vector load(const float* from) { return *reinterpret_cast<const Loose*>(from); }
 ADAPTINF_ALWAYS void store(float* to, Vector value) { *reinterpret_cast<Loose*>(to) = value; }
 ADAPTINF_ALWAYS Vector splat(float value) { return value - Vector{}; }

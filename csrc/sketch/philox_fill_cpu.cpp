@@ -2,6 +2,7 @@
 #include <array>
 #include <cstring>
 
+#include "../common/always_inline.h"
 #include "philox_fill.h"
 
 namespace adaptinf {
@@ -11,7 +12,6 @@ constexpr int kLanes = 16;       // counters side by side
 constexpr int64_t kSigns = 128;  // signs in one counter's four words
 
 // One function body, compiled once per instruction set; all give the same bits.
-#define ADAPTINF_ALWAYS inline __attribute__((always_inline))
 
 ADAPTINF_ALWAYS void philox_from(uint64_t first, uint32_t word2, uint32_t word3, PhiloxKey key, uint32_t (&c0)[kLanes],
                                  uint32_t (&c1)[kLanes], uint32_t (&c2)[kLanes], uint32_t (&c3)[kLanes]) {

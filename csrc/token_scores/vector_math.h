@@ -6,10 +6,9 @@
 #include <cstring>
 
 #include "../common/tensor_view.h"
+#include "../common/widen.h"
 
 namespace adaptinf::token_sweep {
-
-#define ADAPTINF_ALWAYS inline __attribute__((always_inline))
 
 template <int Lanes>
 struct Vector {
@@ -56,19 +55,10 @@ ADAPTINF_ALWAYS void widen(const TensorView& view, int64_t row, int64_t first, i
     std::memcpy(target, static_cast<const float*>(view.data) + at, static_cast<size_t>(count) * sizeof(float));
     return;
   }
-  const uint16_t* source = static_cast<const uint16_t*>(view.data) + at;
-  const bool brain = view.dtype == DType::bfloat16;
-  for (int64_t i = 0; i < count; ++i) {
-    uint32_t bits = static_cast<uint32_t>(source[i]) << 16;
-    if (!brain) {
-      const uint32_t sign = bits & 0x80000000u, shifted = (source[i] & 0x7fffu) << 13;
-      float magnitude;
-      std::memcpy(&magnitude, &shifted, sizeof magnitude);
-      magnitude *= 0x1p112f;  // the difference of the exponents' biases; right for subnormal numbers as well
-      std::memcpy(&bits, &magnitude, sizeof bits);
-      bits = sign | ((source[i] & 0x7c00u) == 0x7c00u ? shifted | 0x7f800000u : bits);
-    }
-    std::memcpy(target + i, &bits, sizeof bits);
+  if (view.dtype == DType::bfloat16) {
+    widen_row(static_cast<const BFloat16*>(view.data) + at, count, target);
+  } else {
+    widen_row(static_cast<const Float16*>(view.data) + at, count, target);
   }
 }
 

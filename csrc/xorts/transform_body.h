@@ -7,7 +7,6 @@ constexpr int kMostTop = kLanes == 16 ? 4 : 2, kMostRadix = kLanes == 16 ? 16 : 
 
 using Vector = float __attribute__((vector_size(ADAPTINF_VECTOR_BYTES), may_alias));
 
-#define ADAPTINF_ALWAYS inline __attribute__((always_inline))
 #define ADAPTINF_APART __attribute__((noinline))  // with all the registers for itself
 
 // Row p is column p of H_kLanes, row kLanes + p its negative.
@@ -243,6 +242,5 @@ void finish(const Work& work, int64_t count, float* sums, float* z) {
 
 constexpr Bodies kBodies{kLanes, sum_chunk, finish};
 
-#undef ADAPTINF_ALWAYS
 #undef ADAPTINF_APART
 #undef ADAPTINF_VECTOR_BYTES

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstring>
 
+#include "../common/always_inline.h"
 #include "../common/parallel.h"
 #include "xorts.h"
 
