@@ -17,7 +17,9 @@ from adaptinf_kernels import (
     grad_sketch_linear,
     grad_sketch_lora,
     grad_sketch_norm,
+    head_sketch,
     project,
+    sample_scores,
     token_scores,
 )
 from adaptinf_kernels._arrays import as_tensor
@@ -55,6 +57,10 @@ CALLS = {
     "norm": lambda v: grad_sketch_norm(v["g"], v["g"], v["cu"], SKETCH, name="n"),
     "project": lambda v: (project(v["x"], SKETCH, name="w"),),
     "token_scores": lambda v: token_scores(v["x"], v["w"], v["ids"], bias=v["bias"]),
+    "sample_scores": lambda v: (
+        sample_scores(token_scores(v["x"], v["w"], v["ids"]), v["cu"], labels=v["ids"]).nll.nan_to_num(),
+    ),
+    "head_sketch": lambda v: (head_sketch(v["x"], v["w"], v["ids"], v["cu"], SKETCH, name="h", bias=v["bias"]),),
     "grad_gram": lambda v: (grad_gram(v["x"], v["g"], v["cu"]),),
 }
 

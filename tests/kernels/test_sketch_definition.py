@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from adaptinf_kernels import Sketch, grad_sketch_linear, project
-from adaptinf_kernels.grad_sketch_linear.reference import walsh_hadamard
 from adaptinf_kernels.sketch import columns, tables
+from adaptinf_kernels.sketch.transforms import walsh_hadamard
 
 from tests.kernels import sketch_cases as cases
 from tests.kernels import sketch_oracle as oracle

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from adaptinf_kernels.grad_sketch_linear.reference import count_sketch, walsh_hadamard
+from adaptinf_kernels._arrays import Array, as_tensor
 from adaptinf_kernels.sketch.columns import Columns, accumulator, blocks, finish, working_dtype
 from adaptinf_kernels.sketch.definition import Sketch
 from adaptinf_kernels.sketch.samples import check_bounds, check_cu_seqlens
 from adaptinf_kernels.sketch.tables import kron_factors, xorts_codes
+from adaptinf_kernels.sketch.transforms import count_sketch, walsh_hadamard
 from adaptinf_kernels.token_scores.api import check_head
 from adaptinf_kernels.token_scores.ops import check_labels
 from torch import Tensor
@@ -20,15 +21,15 @@ _ROWS = 4096
 
 
 def head_sketch(
-    hidden: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    cu_seqlens: Tensor,
+    hidden: Array,
+    weight: Array,
+    labels: Array,
+    cu_seqlens: Array,
     sketch: Sketch,
     *,
     name: str,
-    bias: Tensor | None = None,
-    token_weights: Tensor | None = None,
+    bias: Array | None = None,
+    token_weights: Array | None = None,
     add_to: Tensor | None = None,
 ) -> Tensor:
     """Sketch the head's own gradient for every sample, without ``[T, V]`` and without the gradient; float32 [B, k].
@@ -55,6 +56,10 @@ def head_sketch(
         ValueError: shapes, labels or segments do not fit.
         TypeError: a dtype does not fit.
     """
+    hidden, weight, labels = as_tensor("hidden", hidden), as_tensor("weight", weight), as_tensor("labels", labels)
+    cu_seqlens = as_tensor("cu_seqlens", cu_seqlens)
+    bias = None if bias is None else as_tensor("bias", bias)
+    token_weights = None if token_weights is None else as_tensor("token_weights", token_weights)
     check_head(hidden, weight, labels, bias)
     check_labels(labels, len(weight))
     check_cu_seqlens(cu_seqlens, hidden.device)
@@ -65,7 +70,7 @@ def head_sketch(
     if add_to is not None and (add_to.shape != shape or add_to.dtype != torch.float32):
         raise ValueError(f"add_to must be float32 {list(shape)}, not {add_to.dtype} {list(add_to.shape)}")
     weights = torch.ones_like(labels, dtype=hidden.dtype) if token_weights is None else token_weights
-    samples = list(_samples(hidden.detach(), weight.detach(), labels, bias, weights, cu_seqlens))
+    samples = list(_samples(hidden, weight, labels, bias, weights, cu_seqlens))
     total = accumulator(sketch, shape[0], working_dtype(hidden), hidden.device)
     if sketch.kind in ("sjlt", "rademacher"):
         for rows, columns in blocks(sketch, (weight.shape[0], weight.shape[1])):

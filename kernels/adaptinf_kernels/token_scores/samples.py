@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from adaptinf_kernels._arrays import Array, as_tensor
 from adaptinf_kernels.sketch.samples import check_bounds, check_cu_seqlens
 from adaptinf_kernels.token_scores.api import TokenScores
 from torch import Tensor
@@ -21,7 +22,7 @@ class SampleScores(NamedTuple):
     tokens: Tensor
 
 
-def sample_scores(scores: TokenScores, cu_seqlens: Tensor, *, labels: Tensor | None = None) -> SampleScores:
+def sample_scores(scores: TokenScores, cu_seqlens: Array, *, labels: Array | None = None) -> SampleScores:
     """Means of ``nll``, ``exp(nll)``, ``entropy``, ``sqrt(el2n_sq)`` and ``margin`` over every sample's tokens.
 
     Sums are float64 and run in the tokens' order, so a sample's numbers do not depend on the rest of the batch. A
@@ -36,13 +37,15 @@ def sample_scores(scores: TokenScores, cu_seqlens: Tensor, *, labels: Tensor | N
         ValueError: segments or labels do not fit.
         TypeError: a dtype does not fit.
     """
-    nll = scores.nll.double()
+    cu_seqlens = as_tensor("cu_seqlens", cu_seqlens)
+    labels = None if labels is None else as_tensor("labels", labels)
+    nll, entropy, el2n_sq, margin = (column.double() for column in scores[:4])
     check_cu_seqlens(cu_seqlens, nll.device)
     check_bounds(cu_seqlens, len(nll))
     if labels is not None and labels.shape != nll.shape:
         raise ValueError(f"labels must be [T={len(nll)}], not {list(labels.shape)}")
     counted = torch.ones_like(nll, dtype=torch.bool) if labels is None else labels != -100
-    columns = [nll, nll.exp(), scores.entropy.double(), scores.el2n_sq.double().sqrt(), scores.margin.double()]
+    columns = [nll, nll.exp(), entropy, el2n_sq.sqrt(), margin]
     tokens = segment_sum(counted, cu_seqlens)
     means = segment_sum(torch.stack(columns, 1).masked_fill_(~counted[:, None], 0), cu_seqlens) / tokens[:, None]
     nll, mean_exp_nll, entropy, el2n, margin = means.unbind(1)
