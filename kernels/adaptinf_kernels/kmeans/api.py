@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from adaptinf_kernels._arrays import as_tensor, like
 from adaptinf_kernels._dispatch import Impl
+from adaptinf_kernels.kmeans.arithmetic import square_root
 from adaptinf_kernels.kmeans.layout import Layout, check_counts, lay_out, single
 from adaptinf_kernels.kmeans.options import Empty, Init, Metric, NonFinite, Options, Precision, Stop
 from adaptinf_kernels.kmeans.problem import Fitted, check_weights, fit_in_memory, settle
@@ -145,7 +146,7 @@ def deliver(x: Any, fitted: Fitted, finite: Tensor | None, layout: Layout, optio
         labels = torch.full(finite.shape, -1, dtype=torch.int64, device=labels.device)
         labels[finite] = fit.labels
     counts = layout.cu_clusters.diff().to(labels.device)
-    radii = fit.radii if options.spherical else fit.radii.sqrt()
+    radii = fit.radii if options.spherical else square_root(fit.radii)
     problems = [
         layout.of_problems(part) for part in (fit.inertia.double() / frame.inertia_scale, fit.n_iter, fit.changed)
     ]

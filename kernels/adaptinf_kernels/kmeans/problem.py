@@ -175,7 +175,8 @@ def draw(rows: Rows, k: int, init: str, frame: Frame, options: Options) -> Tenso
 
 def as_centroids(rows: Tensor, dtype: torch.dtype, spherical: bool) -> Tensor:
     """Rows in the state dtype, made unit rows for the cosine."""
-    check_magnitude("init", rows)
+    if not spherical:
+        check_magnitude("init", rows)
     centroids = (unit(rows.double()) if spherical else rows).to(state_dtype(dtype))
     if not torch.isfinite(centroids).all():
         raise ValueError(f"init is not within the range of {centroids.dtype}, the dtype of centroids of {dtype} rows")

@@ -10,7 +10,7 @@ import torch
 from adaptinf_kernels._arrays import as_tensor, like
 from adaptinf_kernels._dispatch import Impl
 from adaptinf_kernels.kmeans import ops
-from adaptinf_kernels.kmeans.arithmetic import largest_of_each, unit
+from adaptinf_kernels.kmeans.arithmetic import largest_of_each, square_root, unit
 from adaptinf_kernels.kmeans.layout import Layout, lay_out, state_dtype
 from adaptinf_kernels.kmeans.options import Metric, Precision, choose
 from adaptinf_kernels.kmeans.problem import check_weights, step_frame
@@ -69,7 +69,7 @@ class KMeansResult(Generic[Array]):
         float64 [N, m] (Euclidean, or 1 - cosine). m is at most the least K.
         """
         ids, distances = self._nearest(x, cu_rows, m, False, impl)
-        return like(x, ids), like(x, distances if self.metric == "cosine" else distances.sqrt())
+        return like(x, ids), like(x, distances if self.metric == "cosine" else square_root(distances))
 
     def transform(self, x: Array, *, impl: Impl = "auto") -> Array:
         """Distances of rows [N, d] from all centroids of a single problem, float64 [N, K]: Euclidean, or 1 - cosine."""
@@ -77,7 +77,7 @@ class KMeansResult(Generic[Array]):
             raise ValueError("transform is for one problem; take top_m with m=K for a batch")
         matrix, layout, centroids, origin = self._prepare(x, None)
         found = ops.distances(impl, matrix, origin[0], centroids.double(), None, self.metric == "cosine")
-        return like(x, layout.of_rows(found if self.metric == "cosine" else found.sqrt()))
+        return like(x, layout.of_rows(found if self.metric == "cosine" else square_root(found)))
 
     def partial_fit(
         self, x: Array, *, sample_weight: Array | None = None, decay: float = 1.0, impl: Impl = "auto"
@@ -123,7 +123,7 @@ class KMeansResult(Generic[Array]):
             n_iter=1,
             sizes=like(x, after.sizes),
             weights=like(x, seen + gained),
-            radii=like(x, radii if spherical else radii.sqrt()),
+            radii=like(x, radii if spherical else square_root(radii)),
             changed=int((before.labels != after.labels).sum()),
         )
 
