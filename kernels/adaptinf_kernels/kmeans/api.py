@@ -127,10 +127,10 @@ def check_init(init: Any, layout: Layout, columns: int) -> str | Tensor:
         raise TypeError(f"init must be floating point, not {start.dtype}")
     total = int(layout.cu_clusters[-1])
     shape = [total, columns]
-    if not layout.single and layout.stacked_clusters:
-        shape = [layout.problems, total // max(1, layout.problems), columns]
+    if not layout.single and layout.clusters_each is not None:
+        shape = [layout.problems, layout.clusters_each, columns]
     if list(start.shape) != shape:
-        form = "[k, d]" if layout.single else "[B, k, d]" if layout.stacked_clusters else "[sum k, d]"
+        form = "[k, d]" if layout.single else "[B, k, d]" if len(shape) == 3 else "[sum k, d]"
         raise ValueError(f"init must be {form} = {shape}, not {list(start.shape)}")
     start = start.reshape(total, columns)
     if not torch.isfinite(start).all():
@@ -162,5 +162,5 @@ def deliver(x: Any, fitted: Fitted, finite: Tensor | None, layout: Layout, optio
         changed=changed,
         origin=like(x, layout.of_problems(frame.origin)),
         metric=options.metric,
-        cu_clusters=None if layout.single or layout.stacked_clusters else like(x, layout.cu_clusters),
+        cu_clusters=None if layout.clusters_each is not None else like(x, layout.cu_clusters),
     )

@@ -21,15 +21,15 @@ class Layout:
     Attributes:
         cu_rows, cu_clusters: int64 [B + 1] on the CPU.
         single: there is one problem and no dimension for it.
-        stacked_rows: the rows came as [B, N, d].
-        stacked_clusters: each problem has as many clusters.
+        rows_each: N where the rows came as [B, N, d].
+        clusters_each: K where one number was given for all problems.
     """
 
     cu_rows: Tensor
     cu_clusters: Tensor
     single: bool
-    stacked_rows: bool
-    stacked_clusters: bool
+    rows_each: int | None
+    clusters_each: int | None
 
     @property
     def problems(self) -> int:
@@ -41,15 +41,15 @@ class Layout:
 
     def of_rows(self, values: Tensor) -> Tensor:
         """[N, ...] as [B, N / B, ...] where the rows came so."""
-        if not self.stacked_rows:
+        if self.rows_each is None:
             return values
-        return values.reshape(self.problems, len(values) // max(1, self.problems), *values.shape[1:])
+        return values.reshape(self.problems, self.rows_each, *values.shape[1:])
 
     def of_clusters(self, values: Tensor) -> Tensor:
         """[sum K, ...] as [B, K, ...] where a batch's problems have as many clusters."""
-        if self.single or not self.stacked_clusters:
+        if self.single or self.clusters_each is None:
             return values
-        return values.reshape(self.problems, len(values) // max(1, self.problems), *values.shape[1:])
+        return values.reshape(self.problems, self.clusters_each, *values.shape[1:])
 
     def of_problems(self, values: Tensor) -> Any:
         """[B, ...], or its only entry, a number where it is one."""
@@ -60,7 +60,7 @@ class Layout:
 
 def single(rows: int, k: int) -> Layout:
     """One problem."""
-    return Layout(torch.tensor([0, rows]), torch.tensor([0, k]), single=True, stacked_rows=False, stacked_clusters=True)
+    return Layout(torch.tensor([0, rows]), torch.tensor([0, k]), single=True, rows_each=None, clusters_each=k)
 
 
 def check_floating(what: str, x: Tensor) -> None:
@@ -96,8 +96,8 @@ def lay_out(x: Tensor, k: int | Sequence[int], cu_rows: Any) -> tuple[Tensor, La
         cu_rows=bounds,
         cu_clusters=torch.tensor([0, *counts]).cumsum(0),
         single=x.dim() == 2 and cu_rows is None,
-        stacked_rows=x.dim() == 3,
-        stacked_clusters=isinstance(k, (int, np.integer)),
+        rows_each=x.shape[1] if x.dim() == 3 else None,
+        clusters_each=int(k) if isinstance(k, (int, np.integer)) else None,
     )
     return x.flatten(0, 1) if x.dim() == 3 else x, layout
 
