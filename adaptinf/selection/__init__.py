@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from adaptinf.selection import baselines as _baselines  # registers its selectors  # noqa: F401
 from adaptinf.selection.adapt_infinity import PRESETS, AdaptInfinity, select
 from adaptinf.selection.budget import resolve_budget, water_fill
@@ -13,11 +15,15 @@ from adaptinf.selection.scorer_choice import ScorerChoice, choose_scorer
 from adaptinf.selection.scorers import DEFAULT_SCORERS, Scorer
 from adaptinf.selection.selector import Selector, make_selector, register_selector, selector_names
 
+if TYPE_CHECKING:
+    from adaptinf.selection.estimator import KMeans
+
 __all__ = [
     "DEFAULT_SCORERS",
     "PRESETS",
     "AdaptInfinity",
     "Clustering",
+    "KMeans",
     "Needs",
     "Pool",
     "PruneResult",
@@ -36,3 +42,12 @@ __all__ = [
     "selector_names",
     "water_fill",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """``KMeans`` on first use: it alone needs scikit-learn."""
+    if name == "KMeans":
+        from adaptinf.selection.estimator import KMeans
+
+        return KMeans
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
