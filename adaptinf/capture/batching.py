@@ -30,7 +30,7 @@ def windows(found: Iterable[Encoded], limit: int = WINDOW_BYTES) -> Iterator[lis
     window: list[Encoded] = []
     held = 0
     for encoded in found:
-        size = sum(extra.numel() * extra.element_size() for extra in encoded.extras.values())
+        size = sum(extra.nbytes for extra in encoded.extras.values())
         if window and held + size > limit:
             yield window
             window, held = [], 0

@@ -41,28 +41,28 @@ def layout(batch: Sequence[Encoded], *, packed: bool, device: torch.device) -> L
     """The layout of ``Encoder.collate(batch, padding_side="right", packed=packed)``."""
     lengths = [len(encoded.input_ids) for encoded in batch]
     stride = max(lengths)
-    tokens, predictors, targets, answers = [], [], [], []
-    start = 0
-    for row, encoded in enumerate(batch):
-        offset = start if packed else row * stride
-        start += lengths[row]
-        # The label of token t + 1 is predicted by the hidden state of token t; the first token is predicted by none.
-        where = (encoded.labels[1:] != -100).nonzero().squeeze(1)
-        tokens.append(torch.arange(offset, offset + lengths[row]))
-        predictors.append(where + offset)
-        targets.append(encoded.labels[1:][where])
-        answers.append(len(where))
+    cu_seqlens = _cumulative(torch.tensor(lengths))
+    tokens = torch.arange(int(cu_seqlens[-1]))
+    if not packed:
+        skipped = torch.arange(len(batch)) * stride - cu_seqlens[:-1]
+        tokens += skipped.repeat_interleave(cu_seqlens.diff())
+    # The label of token t + 1 is predicted by the hidden state of token t; the first token is predicted by none.
+    labels = torch.cat([encoded.labels for encoded in batch])
+    answer = labels != -100
+    answer[cu_seqlens[:-1]] = False
+    so_far = _cumulative(answer)
     cells = sum(lengths) if packed else len(batch) * stride
-    every, cu_seqlens = torch.cat(tokens).to(device), _cumulative(lengths).to(device)
+    every, bounds = tokens.to(device), cu_seqlens.to(device, torch.int32)
     return Layout(
-        segments=Segments(len(batch), cu_seqlens, every if len(every) < cells else None, cells),
+        segments=Segments(len(batch), bounds, every if len(every) < cells else None, cells),
         tokens=every,
-        cu_seqlens=cu_seqlens,
-        predictors=torch.cat(predictors).to(device),
-        targets=torch.cat(targets).to(device),
-        answer_cu=_cumulative(answers).to(device),
+        cu_seqlens=bounds,
+        predictors=(tokens[answer] - 1).to(device),
+        targets=labels[answer].to(device),
+        answer_cu=so_far[cu_seqlens].to(device, torch.int32),
     )
 
 
-def _cumulative(lengths: Sequence[int]) -> Tensor:
-    return torch.tensor([0, *lengths], dtype=torch.int64).cumsum(0).to(torch.int32)
+def _cumulative(counts: Tensor) -> Tensor:
+    """0, and the sums of the first 1, 2, ... of ``counts``."""
+    return torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 PER_TOKEN = frozenset({"mm_token_type_ids", "token_type_ids"})
 """Extras with one entry a token; every other extra has one entry a picture, patch or tile along dimension 0."""
@@ -29,6 +30,11 @@ class Encoded:
     labels: Tensor
     extras: dict[str, Tensor]
     n_images: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its tensors."""
+        return sum(tensor.nbytes for tensor in (self.input_ids, self.labels, *self.extras.values()))
 
 
 def collate(
@@ -57,9 +63,13 @@ def collate(
         out["position_ids"] = torch.cat([torch.arange(length) for length in lengths])[None]
         out["cu_seqlens"] = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
     else:
-        longest = max(lengths)
-        out = {key: _pad_rows(parts, longest, fill, padding_side) for key, (parts, fill) in rows.items()}
-        out["attention_mask"] = _pad_rows([torch.ones_like(one.input_ids) for one in batch], longest, 0, padding_side)
+        out = {
+            key: pad_sequence(parts, batch_first=True, padding_value=fill, padding_side=padding_side)
+            for key, (parts, fill) in rows.items()
+        }
+        place = torch.arange(max(lengths))
+        place = place if padding_side == "right" else place.flip(0)
+        out["attention_mask"] = (place < torch.tensor(lengths)[:, None]).long()
     for key in keys:
         if key not in PER_TOKEN:
             out[key] = join_pictures(one.extras[key] for one in batch if key in one.extras)
@@ -75,12 +85,3 @@ def join_pictures(parts: Iterable[Tensor]) -> Tensor:
         missing = [size - has for size, has in zip(sizes, tensor.shape[1:], strict=True)]
         padded.append(F.pad(tensor, [n for m in reversed(missing) for n in (0, m)]) if any(missing) else tensor)
     return padded[0] if len(padded) == 1 else torch.cat(padded)
-
-
-def _pad_rows(parts: Sequence[Tensor], longest: int, fill: int, side: Literal["right", "left"]) -> Tensor:
-    out = torch.full((len(parts), longest), fill, dtype=torch.int64)
-    for row, part in zip(out, parts, strict=True):
-        row[: len(part)] = part
-        if side == "left":
-            row.copy_(row.roll(longest - len(part)))
-    return out

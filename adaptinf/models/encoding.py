@@ -8,7 +8,7 @@ the labelled ids must decode to the answer.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from hashlib import sha256
@@ -27,6 +27,7 @@ from adaptinf.errors import (
     UnsupportedModelError,
 )
 from adaptinf.models.collate import IGNORED, PER_TOKEN, Encoded, collate, join_pictures
+from adaptinf.models.kept import KeptEncodings
 from adaptinf.models.template import PLAIN_TEMPLATE, check_control_tokens, segments, without_images
 from adaptinf.progress import progress
 
@@ -63,6 +64,9 @@ class ChatEncoder(ABC):
 
     ``max_length`` is the longest sample in tokens; ``stop_ids`` the tokens that end the assistant's turn: the
     template's own and the tokenizer's EOS. A tokenizer without a chat template gets :data:`PLAIN_TEMPLATE`.
+
+    Encodings are ``kept``. A new template, length limit or added token is noticed; any other setting of the tokenizer
+    or processor is one for good.
     """
 
     sees = False
@@ -71,6 +75,7 @@ class ChatEncoder(ABC):
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, renderer: Any, max_length: int) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.kept = KeptEncodings()
         self._renderer = renderer
         self._template: str | None = None
         if not renderer.chat_template:
@@ -108,12 +113,19 @@ class ChatEncoder(ABC):
         """
         if not sample.answer.strip():
             raise EmptyAnswerError("the answer is empty", item=sample.id, remedy="drop the sample")
-        return self._encode(sample, images, with_answer=True)
+        if images == "remove":
+            sample = without_images(sample)
+        key = ("sample", images == "zero", self._content(sample))
+        return self.kept.get(key, lambda: self._encode(sample, images, with_answer=True))
 
     def encode_prompt(self, sample: Sample) -> Encoded:
         """The ids after which the answer begins; labels all -100."""
-        encoded = self._encode(sample, "keep", with_answer=False)
-        return replace(encoded, labels=torch.full_like(encoded.labels, IGNORED))
+
+        def make() -> Encoded:
+            encoded = self._encode(sample, "keep", with_answer=False)
+            return replace(encoded, labels=torch.full_like(encoded.labels, IGNORED))
+
+        return self.kept.get(("prompt", self._content(sample)), make)
 
     def encode_all(
         self, samples: Sequence[Sample], *, on_error: Literal["raise", "drop"] = "raise"
@@ -156,6 +168,18 @@ class ChatEncoder(ABC):
         template = self._template or self._renderer.chat_template
         return {"tokenizer": sha256(vocabulary.encode() + str(template).encode()).hexdigest()}
 
+    def _content(self, sample: Sample) -> Hashable:
+        """All that the sample's encoding follows from, its pictures by their bytes."""
+        try:
+            said = tuple(
+                (message.role, *(part if isinstance(part, str) else (part.sha256,) for part in message.parts))
+                for message in sample.messages
+            )
+        except OSError as error:
+            raise ImageError(f"a picture cannot be read ({error})", item=sample.id, remedy="drop the sample") from error
+        template = self._template or self._renderer.chat_template
+        return sample.id, said, sample.answer, self.max_length, template, len(self.tokenizer)
+
     def _find_stop_ids(self) -> list[int]:
         sample = Sample.from_instruction("", "question", "answer", task="")
         turn = segments(sample, self._renderer, self._template, parts=self.sees)[-1]
@@ -164,8 +188,6 @@ class ChatEncoder(ABC):
 
     def _encode(self, sample: Sample, images: Images, *, with_answer: bool) -> Encoded:
         check_control_tokens(sample, self._control_tokens)
-        if images == "remove":
-            sample = without_images(sample)
         if sample.images and not self.sees:
             raise UnsupportedModelError(
                 "has pictures, and a language model without vision cannot see them",
@@ -175,7 +197,7 @@ class ChatEncoder(ABC):
         parts = segments(sample, self._renderer, self._template, parts=self.sees, with_answer=with_answer)
         ids: list[int] = []
         labels: list[int] = []
-        extras: list[dict[str, Tensor]] = []
+        extras: list[tuple[int, dict[str, Tensor]]] = []
         for number, segment in enumerate(parts):
             try:
                 new, extra = self._tokenize(segment.text, segment.images, images, begins=number == 0)
@@ -188,7 +210,7 @@ class ChatEncoder(ABC):
                 self._verify(new[:answer], segment.answer, sample.id)
                 labels += new[:answer] + [IGNORED] * (len(new) - answer)
             ids += new
-            extras.append({**{key: torch.zeros(len(new), dtype=torch.int64) for key in PER_TOKEN}, **extra})
+            extras.append((len(new), extra))
         if len(ids) + (not with_answer) > self.max_length:  # behind a prompt there must be room for a token
             raise SampleTooLongError(
                 f"has {len(ids)} tokens, the context is {self.max_length}",
@@ -298,15 +320,15 @@ class ImageTextEncoder(ChatEncoder):
         return tuple(sorted({*super()._control_tokens, *(token for token in placeholders if isinstance(token, str))}))
 
 
-def _merge(extras: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The extras of a sample's stretches as one; per-token extras only where a stretch has something to say."""
-    keys = sorted({key for extra in extras for key in extra})
-    merged = {
-        key: torch.cat([extra[key] for extra in extras])
-        if key in PER_TOKEN
-        else join_pictures(extra[key] for extra in extras if key in extra)
-        for key in keys
-    }
+def _merge(stretches: Sequence[tuple[int, dict[str, Tensor]]]) -> dict[str, Tensor]:
+    """The extras of a sample's stretches, each with its length, as one; per-token extras only where one is not 0."""
+    merged = {}
+    for key in sorted({key for _, extra in stretches for key in extra}):
+        if key in PER_TOKEN:
+            none = [torch.zeros(length, dtype=torch.int64) for length, _ in stretches]
+            merged[key] = torch.cat([extra.get(key, zero) for zero, (_, extra) in zip(none, stretches, strict=True)])
+        else:
+            merged[key] = join_pictures(extra[key] for _, extra in stretches if key in extra)
     return {key: value for key, value in merged.items() if key not in PER_TOKEN or bool(value.any())}
 
 

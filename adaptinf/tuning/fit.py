@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import torch
@@ -17,7 +17,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from adaptinf.config import TrainConfig
 from adaptinf.data import Sample
 from adaptinf.errors import EmptyTaskError, NonFiniteError
-from adaptinf.models import Encoded, LanguageModel
+from adaptinf.models import Encoded, Encoder, LanguageModel
 from adaptinf.progress import progress
 
 
@@ -45,8 +45,8 @@ def fit(
     Raises EmptyTaskError without samples, NonFiniteError naming the ids of the batch (``on_nonfinite=raise``), and the
     encoder's errors (``on_long=raise``).
     """
-    encoded, dropped = lm.encoder.encode_all(samples, on_error="drop" if on_long == "drop" else "raise")
-    if not encoded:
+    usable, dropped = _usable(lm.encoder, samples, "drop" if on_long == "drop" else "raise")
+    if not usable:
         raise EmptyTaskError(
             "there is no sample to train on", remedy="raise the budget, or see why samples were dropped"
         )
@@ -56,7 +56,7 @@ def fit(
         trainer = _Trainer(
             model=lm.model,
             args=_arguments(config, seed, scratch, lm.device),
-            train_dataset=_Encodings(encoded),
+            train_dataset=_Encodings(lm.encoder, usable),
             data_collator=lambda batch: _collate(lm, batch),
             callbacks=[watch, _Bar()],
         )
@@ -74,7 +74,7 @@ def fit(
             "grad_norm": pa.array([row["grad_norm"] for row in log], pa.float64()),
         }
     )
-    return FitResult(history, trainer.state.global_step, len(encoded), flops.total, dropped, watch.skipped)
+    return FitResult(history, trainer.state.global_step, len(usable), flops.total, dropped, watch.skipped)
 
 
 @contextmanager
@@ -92,15 +92,32 @@ def _training(model: Any, *, checkpointing: bool) -> Iterator[None]:
         model.eval()
 
 
+def _usable(
+    encoder: Encoder, samples: Sequence[Sample], on_error: Literal["raise", "drop"]
+) -> tuple[list[Sample], list[tuple[str, str]]]:
+    """The samples that can be encoded, and ``(id, reason)`` of the others."""
+    usable, dropped = [], []
+    found = progress(encoder.encode_each(samples, on_error=on_error), "tokenising", total=len(samples))
+    for sample, one in zip(samples, found, strict=True):
+        if isinstance(one, Encoded):
+            usable.append(sample)
+        else:
+            dropped.append(one)
+    return usable, dropped
+
+
 class _Encodings(torch.utils.data.Dataset):
-    def __init__(self, encoded: Sequence[Encoded]) -> None:
-        self.encoded = encoded
+    """Encoded when their batch comes, so that the pictures of all samples need not fit in memory; the encoder keeps
+    what does."""
+
+    def __init__(self, encoder: Encoder, samples: Sequence[Sample]) -> None:
+        self.encoder, self.samples = encoder, samples
 
     def __len__(self) -> int:
-        return len(self.encoded)
+        return len(self.samples)
 
     def __getitem__(self, index: int) -> Encoded:
-        return self.encoded[index]
+        return self.encoder.encode(self.samples[index])
 
 
 def _collate(lm: LanguageModel, batch: Sequence[Encoded]) -> dict[str, Any]:

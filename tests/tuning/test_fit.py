@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from adaptinf.config import LoraConfig, RunConfig, TrainConfig
 from adaptinf.data import Sample, load_stream, split_pretraining
 from adaptinf.errors import EmptyTaskError, NonFiniteError
-from adaptinf.models import LanguageModel, add_lora, load_model, trainable_parameters
+from adaptinf.models import Encoded, LanguageModel, add_lora, load_model, trainable_parameters
+from adaptinf.models.kept import KeptEncodings
 from adaptinf.tuning import fit
 
 CONFIG = TrainConfig(steps=6, batch_size=4, learning_rate=5e-3)
@@ -83,3 +85,27 @@ def test_a_non_finite_step_names_its_samples_or_is_skipped(prepared: tuple[Langu
     assert result.skipped == ["poisoned"] and torch.isfinite(weights(lm)).all()
     with pytest.raises(EmptyTaskError):
         fit(lm, [], CONFIG, seed=0)
+
+
+def test_encodings_that_cannot_be_kept_are_made_batch_by_batch(
+    prepared: tuple[LanguageModel, list[Sample]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm, samples = prepared
+    start = weights(lm)
+    kept = fit(lm, samples, TrainConfig(epochs=2, batch_size=2), seed=3)
+    restart(lm, start)
+    lm.encoder.kept = KeptEncodings(limit=0)  # pyright: ignore[reportAttributeAccessIssue]
+    alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
+    most, encode = 0, lm.encoder.encode
+
+    def counting(sample: Sample) -> Encoded:
+        nonlocal most
+        encoded = encode(sample)
+        alive.add(encoded.input_ids)
+        most = max(most, len(alive))
+        return encoded
+
+    monkeypatch.setattr(lm.encoder, "encode", counting)
+    streamed = fit(lm, samples, TrainConfig(epochs=2, batch_size=2), seed=3)
+    assert streamed.history.equals(kept.history)
+    assert 0 < most <= 3 * 2 < len(samples)  # the batch, the one that is fetched ahead, the one that is being made
