@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
 from adaptinf_kernels._arrays import as_matrix, like
-from adaptinf_kernels._dispatch import Impl, Op
+from adaptinf_kernels._dispatch import Impl
+from adaptinf_kernels.semdedup import ops  # noqa: F401 - registers the op
+from adaptinf_kernels.semdedup.budget import Budget, kept_counts, lowest
 from torch import Tensor
 
-_OP = Op("semdedup", "reference")
-
 Array = TypeVar("Array", Tensor, np.ndarray)
+Keep = Literal["greedy", "reference", "components"]
 
 
 @dataclass(frozen=True, eq=False)
 class SemDedupResult(Generic[Array]):
-    """What stays; row-aligned.
+    """What stays; row-aligned. With a sequence of E thresholds every array is [E, N].
 
     Attributes:
         kept: bool [N].
-        duplicate_of: int64 [N], for a removed row the row that ``max_similarity`` belongs to, -1 for a kept one.
+        duplicate_of: int64 [N], for a removed row the row that it duplicates (see ``keep``), -1 for a kept one.
         max_similarity: float32 [N], the largest cosine to a row that comes before (see ``keep``); NaN where none does.
     """
 
@@ -36,54 +37,99 @@ def semdedup(
     x: Array,
     labels: Array | Sequence[int] | None = None,
     *,
-    eps: float | None = None,
-    budget: int | Sequence[int] | None = None,
-    keep: Literal["greedy", "reference"] = "greedy",
+    eps: float | Sequence[float] | None = None,
+    budget: Budget | Sequence[Budget] | None = None,
+    keep: Keep = "greedy",
     rank: Array | Sequence[float] | None = None,
     impl: Impl = "auto",
 ) -> SemDedupResult[Array]:
     """Remove rows that are near-duplicates of rows of lower rank in the same cluster.
 
-    ``keep="reference"`` is SemDeDup (Algorithm A7): with the rows of a cluster in order of rank,
-    ``M_j = max_{i < j} cos(x_i, x_j)``, whether or not i itself stays. ``eps`` removes j where ``M_j > 1 - eps``; a
-    ``budget`` keeps exactly that many rows with the lowest M, the first of a cluster before all others, ties by rank.
-    The released code takes the maximum with 0 as well; here M may be negative.
+    ``s(i, j)`` is the cosine: of unit rows in float32, summed in float64 in an order that ``README.md`` defines, at
+    most 1, and 1 between rows that are equal after normalisation; 0 with a zero row. What is removed is therefore the
+    same on every implementation and machine, for any number of threads. Memory is O(N d), never [N, N].
 
     ``keep="greedy"``: only kept rows count as coming before. ``eps`` removes j where a kept row has
-    ``cos > 1 - eps``, so every removed row points to a kept one, and no two kept rows are that similar. A ``budget``
-    keeps the first row of each cluster, then again and again the row least similar to all kept ones (farthest first).
+    ``s > 1 - eps``, so every removed row points to the kept row that it is most alike, and no two kept rows are that
+    similar. A ``budget`` keeps the first row of each cluster, then again and again the row least similar to all kept
+    ones of its cluster (farthest first), ties by rank; one for all clusters takes that row wherever it is.
 
-    Cosines are float32 over rows normalised here; a zero row has cosine 0 to everything. Never holds [N, N].
+    ``keep="reference"`` is SemDeDup (Algorithm A7): with the rows of a cluster in order of rank,
+    ``M_j = max_{i < j} s(i, j)``, whether or not i itself stays. ``eps`` removes j where ``M_j > 1 - eps``; a
+    ``budget`` keeps exactly that many rows with the lowest M, the first of a cluster before all others, ties by rank:
+    it is one quantile of M. The released code takes the maximum with 0 as well; here M may be negative.
+
+    ``keep="components"``: the first row of each connected component of the pairs with ``s > 1 - eps`` stays, and the
+    others point to it, though only a chain of similar rows may lead there; ``max_similarity`` is M.
 
     Args:
         x: [N, d], torch or NumPy, floating point; the result is of the same family.
         labels: [N] integers, the clusters; None is one cluster.
-        eps: 0 to 2. Give either ``eps`` or ``budget``.
-        budget: rows to keep in all, or one number per cluster, in ascending order of the labels that occur. ``greedy``
-            over several clusters needs the latter.
-        keep: "greedy" or "reference".
+        eps: 0 to 2, or a sequence of such thresholds; "reference" and "components" compare rows once for all of them.
+            0 removes nothing. Give either ``eps`` or ``budget``.
+        budget: rows to keep in all, or a sequence with one number per cluster, in ascending order of the labels that
+            occur. An int is a count, a float a share from 0 to 1, rounded half up. Not for "components".
+        keep: "greedy", "reference" or "components".
         rank: [N], lower comes first, ties by row; None is the order of the rows.
-        impl: "auto" or "reference".
+        impl: "auto", "native" or "reference".
 
     Raises:
-        ValueError: parts are not row-aligned, a NaN or infinity (its row is named), or a budget beyond the rows.
-        TypeError: ``x`` is no floating-point matrix, or ``labels`` are no integers.
+        ValueError: parts are not row-aligned, ``x`` has no columns or a NaN or infinity (its row is named), or a budget
+            beyond the rows.
+        TypeError: ``x`` is no floating-point matrix, ``labels`` are no integers, or a budget is no number.
         NotSupportedError: ``impl`` cannot run on these inputs.
 
     Source: Abbas et al. 2023 (SemDeDup), Algorithm A7; Gonzalez 1985 (farthest first).
     """
     matrix = as_matrix("x", x)
-    n = len(matrix)
-    if keep not in ("greedy", "reference"):
-        raise ValueError(f"keep={keep!r}: choose from greedy, reference")
+    n, device = len(matrix), matrix.device
+    if n and matrix.shape[1] == 0:
+        raise ValueError(f"x is [{n}, 0]: rows without columns have no similarity")
+    if keep not in get_args(Keep):
+        raise ValueError(f"keep={keep!r}: choose from {', '.join(get_args(Keep))}")
     if (eps is None) == (budget is None):
         raise ValueError("give either eps or budget")
-    if eps is not None and not 0 <= eps <= 2:
-        raise ValueError(f"eps={eps} must be from 0 to 2")
-    groups, order = _labels(labels, n, matrix.device), _order(rank, n, matrix.device)
-    shares = None if budget is None else _budget(budget, groups, keep)
-    kept, duplicate_of, similarity = _OP(impl, matrix, order, groups, eps, shares, keep == "greedy")
-    return SemDedupResult(like(x, kept), like(x, duplicate_of), like(x, similarity))
+    thresholds = [] if eps is None else _thresholds(eps)
+    clusters, order = _labels(labels, n, device), _order(rank, n, device)
+    sizes = torch.bincount(clusters)
+    bounds = torch.nn.functional.pad(sizes.cumsum(0), (1, 0))
+    by_cluster = clusters[order].argsort(stable=True)  # places in the order of all rows
+    rows = order[by_cluster]
+    counts = None
+    if budget is not None:
+        if keep == "components":
+            raise ValueError("keep='components' takes eps: a component is one whatever the budget")
+        counts = kept_counts(budget, sizes)
+    is_quantile = counts is not None and keep == "reference"
+    kept, before, similarity = torch.ops.adaptinf_kernels.semdedup(
+        matrix,
+        rows,
+        bounds,
+        by_cluster,
+        "farthest" if counts is not None and keep == "greedy" else keep,
+        [float("inf")] if is_quantile else thresholds,
+        None if is_quantile else counts,
+        impl,
+    )
+    if is_quantile and counts is not None:
+        kept = lowest(similarity[0], bounds, by_cluster, counts)[None]
+    before = torch.where(kept | (before < 0), -1, rows[before.clamp_min(0)] if n else before)
+    found = (kept, before, similarity.clamp(-1, 1).float())
+    back = torch.empty_like(rows).scatter_(0, rows, torch.arange(n, device=device))
+    parts = [part[:, back] if isinstance(eps, Sequence | np.ndarray) else part[0, back] for part in found]
+    return SemDedupResult(*(like(x, part) for part in parts))
+
+
+def _thresholds(eps: float | Sequence[float]) -> list[float]:
+    each = list(eps) if isinstance(eps, Sequence | np.ndarray) else [eps]
+    if not each:
+        raise ValueError("eps is empty: give at least one threshold")
+    for one in each:
+        if isinstance(one, bool) or not isinstance(one, (int, float, np.integer, np.floating)):
+            raise TypeError(f"eps must be a number or a sequence of numbers, not {one!r}")
+        if not 0 <= one <= 2:
+            raise ValueError(f"eps={one} must be from 0 to 2")
+    return [1 - float(one) for one in each]
 
 
 def _labels(labels: Any, n: int, device: torch.device) -> Tensor:
@@ -108,22 +154,3 @@ def _order(rank: Any, n: int, device: torch.device) -> Tensor:
     if ranks.is_floating_point() and ranks.isnan().any():
         raise ValueError(f"rank[{int(ranks.isnan().nonzero()[0])}] is NaN")
     return ranks.argsort(stable=True)
-
-
-def _budget(budget: int | Sequence[int], groups: Tensor, keep: str) -> int | list[int]:
-    sizes = torch.bincount(groups).tolist()
-    if isinstance(budget, (int, np.integer)):
-        if not 0 <= budget <= len(groups):
-            raise ValueError(f"budget={budget} of N={len(groups)} rows: it must be from 0 to N")
-        if keep == "reference":
-            return int(budget)
-        if len(sizes) > 1:
-            raise ValueError(f"keep='greedy' over {len(sizes)} clusters needs a budget for each of them")
-        return [int(budget)] * len(sizes)
-    shares = [int(share) for share in budget]
-    if len(shares) != len(sizes):
-        raise ValueError(f"budget has {len(shares)} numbers for {len(sizes)} clusters")
-    for cluster, (share, size) in enumerate(zip(shares, sizes, strict=True)):
-        if not 0 <= share <= size:
-            raise ValueError(f"budget[{cluster}]={share} of a cluster of {size} rows: it must be from 0 to its size")
-    return shares
