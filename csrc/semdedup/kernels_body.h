@@ -2,8 +2,6 @@
 // accumulators, entry t to number t mod 8: products of two float32 are exact in float64, so that it does not matter whether
 // a set fuses them with the addition.
 
-#define ADAPTINF_ALWAYS inline __attribute__((always_inline))
-
 constexpr int64_t kLanes = ADAPTINF_VECTOR_BYTES / 4;
 constexpr int64_t kTileRows = kLanes == 16 ? 12 : 6;
 constexpr int64_t kTileColumns = 2 * kLanes;
@@ -226,5 +224,4 @@ const Kernels& brain_table() {
 #endif
 
 #undef ADAPTINF_DOUBLES
-#undef ADAPTINF_ALWAYS
 #undef ADAPTINF_VECTOR_BYTES

@@ -6,6 +6,7 @@
 #include <immintrin.h>
 #endif
 
+#include "../common/always_inline.h"
 #include "kernels.h"
 
 namespace adaptinf::semdedup {

@@ -6,6 +6,7 @@ import heapq
 import itertools
 
 import torch
+from adaptinf_kernels.kmeans.arithmetic import lane8, power_of_two, square_root
 from torch import Tensor
 
 _BLOCK = 512
@@ -57,24 +58,13 @@ def run(
     return kept, before, similarity
 
 
-def lane_sums(terms: Tensor) -> Tensor:
-    """Sums of float64 [..., d] over d: term t to accumulator t mod 8 in ascending order, then a fixed tree."""
-    padded = torch.nn.functional.pad(terms, (0, -terms.shape[-1] % 8)).unflatten(-1, (-1, 8))
-    a = torch.zeros_like(padded[..., 0, :])
-    for step in padded.unbind(-2):
-        a = a + step
-    a = a.unbind(-1)
-    return ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]))
-
-
 def unit_rows(x: Tensor) -> Tensor:
     """Rows of unit length in float32, for finite rows of any magnitude; zero rows stay zero."""
     wide = x.double()
     largest = wide.abs().amax(1)
     exponent = torch.frexp(largest).exponent.long().clamp(-1000, 1022).masked_fill(largest == 0, 0)
-    scale = ((1023 - exponent) << 52).view(torch.float64)
-    rows = (wide * scale[:, None]).float().double()
-    length = lane_sums(rows * rows).sqrt()
+    rows = (wide * power_of_two(-exponent)[:, None]).float().double()
+    length = square_root(lane8(rows * rows))
     inverse = torch.where(length == 0, 0, 1 / torch.where(length == 0, 1, length))
     return (rows * inverse[:, None]).float() + 0.0  # -0 becomes 0
 
@@ -100,7 +90,7 @@ class _Cluster:
     def similarities(self, a: Tensor, b: Tensor) -> Tensor:
         """Of the pairs (a, b) of different distinct rows."""
         parts = zip(a.split(_PAIRS), b.split(_PAIRS), strict=True)
-        sums = [lane_sums(self.unit[i] * self.unit[j]).clamp_max(1) for i, j in parts]
+        sums = [lane8(self.unit[i] * self.unit[j]).clamp_max(1) for i, j in parts]
         return torch.cat(sums) if sums else self.unit.new_empty(0)
 
     def most_similar(self, thresholds: list[float]) -> tuple[Tensor, Tensor, list[Tensor]]:
