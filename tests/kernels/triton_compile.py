@@ -21,6 +21,7 @@ from adaptinf_kernels._triton import Compilation
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+PACKAGE = Path(adaptinf_kernels.__file__).parent
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
@@ -50,18 +51,21 @@ def compile_one(compilation: Compilation, architecture: int) -> dict[str, Any]:
     }
 
 
+def listed(op: str) -> list[Compilation]:
+    """What the kernel modules of an op's folder list."""
+    files = sorted(PACKAGE.glob(f"{op}/triton_*.py"))
+    modules = [importlib.import_module(f"adaptinf_kernels.{op}.{file.stem}") for file in files]
+    found = [one for module in modules if hasattr(module, "compilations") for one in module.compilations()]
+    if len({one.name for one in found}) != len(found):
+        raise ValueError(f"{op}: two compilations have one name")
+    return found
+
+
 def main(architecture: str, *ops: str) -> None:
-    package = Path(adaptinf_kernels.__file__).parent
-    found: dict[str, dict[str, Any]] = {}
-    for op in sorted(ops or (path.parent.name for path in package.glob("*/triton_kernels.py"))):
-        compilations = importlib.import_module(f"adaptinf_kernels.{op}.triton_kernels").compilations()
-        found[op] = {
-            one.name: compile_one(one, int(architecture))
-            for one in compilations
-            if int(architecture) in one.architectures
-        }
-        if len({one.name for one in compilations}) != len(compilations):
-            raise ValueError(f"{op}: two compilations have one name")
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for op in ops or sorted({file.parent.name for file in PACKAGE.glob("*/triton_*.py")}):
+        compilations = [one for one in listed(op) if int(architecture) in one.architectures]
+        found[op] = {one.name: compile_one(one, int(architecture)) for one in compilations}
     print(json.dumps(found))
 
 

@@ -1,4 +1,7 @@
-"""Triton: sjlt by ``triton_kernels.py``; norms by the sums of ``grad_sketch_vector`` over tokens sorted by their id."""
+"""Triton: sjlt by ``triton_kernels.py``, xorts and rademacher by ``triton_rows.py``.
+
+Norms by the sums of ``grad_sketch_vector`` over tokens sorted by their id.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import torch
 from adaptinf_kernels._triton import reasons_against
 from adaptinf_kernels.sketch.definition import Sketch, philox_key
 from adaptinf_kernels.sketch.preconditioner import NONE
-from adaptinf_kernels.sketch.triton_limits import slice_limits
+from adaptinf_kernels.sketch.triton_limits import row_limits
 from torch import Tensor
 
 
@@ -21,10 +24,7 @@ def not_supported_reasons(
     norms: bool,
 ) -> list[str]:
     """Kinds, sizes, device and dtype."""
-    reasons = reasons_against(grad_out)
-    if sketch.kind != "sjlt":
-        return [*reasons, f"it has no kernel for kind {sketch.kind!r}"]
-    return [*reasons, *slice_limits(sketch)]
+    return [*reasons_against(grad_out), *row_limits(sketch)]
 
 
 def run(
@@ -38,9 +38,13 @@ def run(
     norms: bool,
 ) -> tuple[Tensor, Tensor]:
     """([B, k] with entries of +-1, squared norms [B] or [0]), both float32."""
-    from adaptinf_kernels.grad_sketch_embedding.triton_kernels import embedding_sjlt
+    from adaptinf_kernels.grad_sketch_embedding import triton_kernels, triton_rows
 
-    z = embedding_sjlt(ids, grad_out, cu_seqlens, sketch, philox_key(sketch.seed, name), padding_idx)
+    if sketch.kind == "sjlt":
+        z = triton_kernels.embedding_sjlt(ids, grad_out, cu_seqlens, sketch, philox_key(sketch.seed, name), padding_idx)
+    else:
+        rows = triton_rows.rows_xorts if sketch.kind == "xorts" else triton_rows.rows_dense
+        z = rows(ids, grad_out, cu_seqlens, sketch, name, vocabulary, padding_idx)
     return z, _squared_norms(ids, grad_out, cu_seqlens, padding_idx) if norms else z.new_empty(0)
 
 

@@ -12,8 +12,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from adaptinf_kernels._triton import Compilation, launch
-from adaptinf_kernels.grad_sketch_linear.triton_kernels import TYPES, rows_of_numbers
+from adaptinf_kernels._triton import TYPES, Compilation, launch, rows_of_numbers
 from adaptinf_kernels.sketch.definition import Sketch
 from adaptinf_kernels.sketch.triton_partials import add_partials
 from adaptinf_kernels.sketch.triton_philox import key_argument

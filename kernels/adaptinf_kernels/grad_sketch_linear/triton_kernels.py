@@ -8,10 +8,9 @@ import torch
 import triton
 import triton.language as tl
 from adaptinf_kernels._triton import TYPES, Compilation, is_hopper, launch, rows_of_numbers
-from adaptinf_kernels.grad_sketch_linear import triton_xorts
 from adaptinf_kernels.sketch.definition import Sketch
 from adaptinf_kernels.sketch.preconditioner import NONE, State
-from adaptinf_kernels.sketch.triton_partials import add_partials, add_partials_compilation, direction
+from adaptinf_kernels.sketch.triton_partials import add_partials, direction
 from adaptinf_kernels.sketch.triton_philox import key_argument
 from adaptinf_kernels.sketch.triton_sjlt import block_place, fold
 from torch import Tensor
@@ -231,7 +230,7 @@ def squared_norms(x: Tensor, grad_out: Tensor, cu_seqlens: Tensor) -> Tensor:
 
 
 def compilations() -> list[Compilation]:
-    """What xorts launches, and sjlt for wide weights and LoRA's narrow ones: every block and preconditioner."""
+    """For wide weights and LoRA's narrow ones: every block and preconditioner."""
     bf16, fp16, fp32 = torch.bfloat16, torch.float16, torch.float32
     wide, a, b, default = (4096, 4096), (16, 4096), (4096, 16), Sketch("sjlt", 4096)
     cases = [(dtype, dtype, default, wide, "", False) for dtype in (bf16, fp16, fp32)]
@@ -241,8 +240,7 @@ def compilations() -> list[Compilation]:
     cases += [(bf16, bf16, Sketch("sjlt", 8192), wide, "adam", True), (fp32, fp32, default, wide, "adam", True)]
     cases += [(bf16, fp32, default, a, form, True) for form in ("", "adam")]
     cases += [(fp32, bf16, default, b, form, True) for form in ("", "adam")]
-    found = [_compilation(*case, hopper) for case in cases for hopper in (False, True)]
-    return [*found, add_partials_compilation(), *triton_xorts.compilations()]
+    return [_compilation(*case, hopper) for case in cases for hopper in (False, True)]
 
 
 def _compilation(

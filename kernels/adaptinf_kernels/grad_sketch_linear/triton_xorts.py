@@ -10,16 +10,11 @@ from adaptinf_kernels._triton import TYPES, Compilation, launch, rows_of_numbers
 from adaptinf_kernels.sketch.definition import Sketch
 from adaptinf_kernels.sketch.tables import xorts_sources
 from adaptinf_kernels.sketch.triton_hadamard import LEAST, sides, transposed, walsh_hadamard
-from adaptinf_kernels.sketch.triton_samples import slots, tokens_of_slot
+from adaptinf_kernels.sketch.triton_samples import TOKENS, add_slots, slots, tokens_of_slot
 from torch import Tensor
-
-_TOKENS = 32
-"""Tokens of a program, counted from the first of their sample: each program leaves k numbers to be added up."""
 
 _HELD = 4096
 """Numbers of a side that a program transforms at once: so many tokens times k."""
-
-_NUMBERS = 256
 
 
 @triton.jit
@@ -75,23 +70,6 @@ def linear_xorts_kernel(
     tl.store(partials + place, tl.sum(total.reshape(STEP, K1 * K2), 0))
 
 
-@triton.jit(do_not_specialize=["tokens", "repetitions"])
-def add_slots_kernel(
-    partials, cu_seqlens, out, tokens, k, repetitions, TOKENS: tl.constexpr, NUMBERS: tl.constexpr
-):  # fmt: skip
-    """``out[b]``: the sum of the partials of sample b's slots and their repetitions, in order; program (b, numbers)."""
-    sample, number = tl.program_id(0).to(tl.int64), tl.program_id(1) * NUMBERS + tl.arange(0, NUMBERS)
-    start = tl.minimum(tl.maximum(tl.load(cu_seqlens + sample).to(tl.int64), 0), tokens)
-    stop = tl.minimum(tl.maximum(tl.load(cu_seqlens + sample + 1).to(tl.int64), start), tokens)
-    parts = ((stop - start + TOKENS - 1) // TOKENS * repetitions).to(tl.int32)
-    at = partials + (start // TOKENS + sample) * repetitions * k + number
-    total = tl.zeros((NUMBERS,), tl.float32)
-    for _ in range(parts):
-        total += tl.load(at, mask=number < k, other=0.0)
-        at += k
-    tl.store(out + sample * k + number, total, mask=number < k)
-
-
 @triton.jit
 def transform_back_kernel(sums, out, ROWS: tl.constexpr, K1: tl.constexpr, K2: tl.constexpr):
     """``out[b] = H sums[b] / k``; program b. Rows but the first fill the smallest matrix product."""
@@ -106,24 +84,20 @@ def linear_xorts(x: Tensor, grad_out: Tensor, cu_seqlens: Tensor, sketch: Sketch
     """float32 [B, k] with entries of +-1."""
     samples, k, repetitions = len(cu_seqlens) - 1, sketch.k, sketch.repetitions
     d_in, d_out = x.shape[1], grad_out.shape[1]
-    sums = x.new_zeros(samples, k, dtype=torch.float32)
     if not (samples and len(x) and d_in and d_out):
-        return sums
+        return x.new_zeros(samples, k, dtype=torch.float32)
     x, grad_out, cu_seqlens = rows_of_numbers(x), rows_of_numbers(grad_out), cu_seqlens.contiguous()
     in_sources = xorts_sources(sketch, name, 1, d_in, x.device)
     out_sources = xorts_sources(sketch, name, 0, d_out, x.device)
-    programs = slots(len(x), samples, _TOKENS)
+    programs = slots(len(x), samples, TOKENS)
     partials = x.new_empty(programs, repetitions, k, dtype=torch.float32)
     (k1, k2), step = sides(k), _step(k)
     launch(
         linear_xorts_kernel, (programs, repetitions), x, grad_out, cu_seqlens, in_sources, out_sources, partials,
         samples, len(x), d_in, d_out, x.stride(0), grad_out.stride(0), in_sources.shape[1], out_sources.shape[1],
-        TOKENS=_TOKENS, STEP=step, K1=k1, K2=k2, num_warps=_warps(step * k), num_stages=1,
+        TOKENS=TOKENS, STEP=step, K1=k1, K2=k2, num_warps=_warps(step * k), num_stages=1,
     )  # fmt: skip
-    launch(
-        add_slots_kernel, (samples, -(-k // _NUMBERS)), partials, cu_seqlens, sums, len(x), k, repetitions,
-        TOKENS=_TOKENS, NUMBERS=_NUMBERS, num_warps=4, num_stages=1,
-    )  # fmt: skip
+    sums = add_slots(partials, cu_seqlens, len(x))
     z, rows = torch.empty_like(sums), _rows(k)
     launch(
         transform_back_kernel, (samples,), sums, z, ROWS=rows, K1=k1, K2=k2, num_warps=_warps(rows * k), num_stages=1
@@ -133,7 +107,7 @@ def linear_xorts(x: Tensor, grad_out: Tensor, cu_seqlens: Tensor, sketch: Sketch
 
 def _step(k: int) -> int:
     """Tokens that a program takes at once."""
-    return min(_HELD // k, _TOKENS)
+    return min(_HELD // k, TOKENS)
 
 
 def _warps(numbers: int) -> int:
@@ -149,17 +123,12 @@ def compilations() -> list[Compilation]:
     bf16, fp16, fp32 = torch.bfloat16, torch.float16, torch.float32
     cases = [(bf16, bf16, 4096), (bf16, bf16, 1024), (bf16, bf16, 64), (fp16, fp16, 4096)]
     cases += [(fp32, fp32, 4096), (bf16, fp32, 4096), (fp32, bf16, 4096)]
-    signature = {"partials": "*fp32", "cu_seqlens": "*i64", "out": "*fp32", "tokens": "i32", "k": "i32"}
-    constexprs = {"TOKENS": _TOKENS, "NUMBERS": _NUMBERS}
-    signature |= {"repetitions": "i32"} | dict.fromkeys(constexprs, "constexpr")
-    pointers = ("partials", "cu_seqlens", "out", "k")
-    found = [_compilation(*case) for case in cases] + [_back_compilation(k) for k in (64, 4096)]
-    return [*found, Compilation("add_slots", add_slots_kernel, signature, constexprs, 4, 1, pointers)]
+    return [_compilation(*case) for case in cases] + [_back_compilation(k) for k in (64, 4096)]
 
 
 def _compilation(x: torch.dtype, grad_out: torch.dtype, k: int) -> Compilation:
     (k1, k2), step = sides(k), _step(k)
-    constexprs = {"TOKENS": _TOKENS, "STEP": step, "K1": k1, "K2": k2}
+    constexprs = {"TOKENS": TOKENS, "STEP": step, "K1": k1, "K2": k2}
     pointers = {"x": TYPES[x], "grad_out": TYPES[grad_out], "cu_seqlens": "*i64", "in_sources": "*i16"}
     pointers |= {"out_sources": "*i16", "partials": "*fp32"}
     widths = ("d_in", "d_out", "stride_x", "stride_g", "in_ids", "out_ids")

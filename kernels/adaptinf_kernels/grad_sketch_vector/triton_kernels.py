@@ -13,7 +13,7 @@ import triton.language as tl
 from adaptinf_kernels._triton import Compilation, launch
 from adaptinf_kernels.grad_sketch_linear.triton_kernels import TYPES, adam_numbers, rows_of_numbers
 from adaptinf_kernels.sketch.preconditioner import NONE, State
-from adaptinf_kernels.sketch.triton_partials import add_partials, direction
+from adaptinf_kernels.sketch.triton_partials import add_partials, direction, sum_rows
 from torch import Tensor
 
 _WARPS = 4
@@ -21,16 +21,6 @@ _TOKEN_LEVELS, _COLUMN_LEVELS = 5, 6
 """Base-2 logarithms of the tokens that are taken at once and of a program's columns."""
 
 _COLUMNS = 1 << _COLUMN_LEVELS
-
-
-@triton.jit
-def sum_rows(values, LEVELS: tl.constexpr, COLUMNS: tl.constexpr):
-    """[2^LEVELS, COLUMNS] -> [COLUMNS]: neighbouring rows, then neighbouring sums."""
-    for level in tl.static_range(LEVELS):
-        pairs = values.reshape(1 << (LEVELS - 1 - level), 2, COLUMNS).permute(0, 2, 1)
-        left, right = pairs.split()
-        values = left + right
-    return values.reshape(COLUMNS)
 
 
 @triton.jit(do_not_specialize=["tokens"])

@@ -1,11 +1,11 @@
-"""Sketches of gradients on the GPU: kinds sjlt and rademacher."""
+"""Sketches of gradients on the GPU: sjlt and rademacher by ``triton_kernels.py``, xorts as rows of an embedding."""
 
 from __future__ import annotations
 
 import torch
 from adaptinf_kernels import _triton
 from adaptinf_kernels.sketch.definition import Sketch, philox_key
-from adaptinf_kernels.sketch.triton_limits import slice_limits
+from adaptinf_kernels.sketch.triton_limits import row_limits
 from torch import Tensor
 
 _NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
@@ -18,13 +18,8 @@ _LEAST_ADDITIONS, _MOST_ADDITIONS = 16, 64
 
 
 def not_supported_reasons(gradients: Tensor, shape: tuple[int, int], sketch: Sketch, name: str) -> list[str]:
-    """Where Triton does not run, float64, other kinds, and slices of sjlt that no program can hold."""
-    reasons = _triton.reasons_against(gradients)
-    if sketch.kind not in ("sjlt", "rademacher"):
-        reasons.append(f"it has kinds sjlt and rademacher, not {sketch.kind}")
-    if sketch.kind == "sjlt":
-        reasons += slice_limits(sketch)
-    return reasons
+    """Where Triton does not run, float64, kron, and slices of sjlt that no program can hold."""
+    return [*_triton.reasons_against(gradients), *row_limits(sketch)]
 
 
 def run(gradients: Tensor, shape: tuple[int, int], sketch: Sketch, name: str) -> Tensor:
@@ -33,7 +28,9 @@ def run(gradients: Tensor, shape: tuple[int, int], sketch: Sketch, name: str) ->
         return torch.zeros(len(gradients), sketch.k, dtype=torch.float32, device=gradients.device)
     if gradients.shape[1] > 1 and gradients.stride(1) != 1:
         gradients = gradients.contiguous()
-    return (_sjlt if sketch.kind == "sjlt" else _dense)(gradients, shape, sketch, name)
+    if sketch.kind == "rademacher":
+        return dense(gradients, sketch, name, 0)
+    return (_sjlt if sketch.kind == "sjlt" else _xorts)(gradients, shape, sketch, name)
 
 
 def _sjlt(gradients: Tensor, shape: tuple[int, int], sketch: Sketch, name: str) -> Tensor:
@@ -58,7 +55,17 @@ def _sjlt(gradients: Tensor, shape: tuple[int, int], sketch: Sketch, name: str) 
     return _sum(partial)
 
 
-def _dense(gradients: Tensor, shape: tuple[int, int], sketch: Sketch, name: str) -> Tensor:
+def _xorts(gradients: Tensor, shape: tuple[int, int], sketch: Sketch, name: str) -> Tensor:
+    """The weight's rows are a sample's tokens, and their numbers the ids."""
+    from adaptinf_kernels.grad_sketch_embedding.triton_rows import rows_xorts
+
+    samples, (d_out, d_in), device = len(gradients), shape, gradients.device
+    ids, bounds = torch.arange(d_out, device=device).repeat(samples), torch.arange(samples + 1, device=device) * d_out
+    return rows_xorts(ids, gradients.reshape(samples * d_out, d_in), bounds, sketch, name, d_out, -1)
+
+
+def dense(gradients: Tensor, sketch: Sketch, name: str, first: int) -> Tensor:
+    """Rademacher of [B, n] that are entries ``first`` on, a multiple of 128, of a parameter; float32 [B, k]."""
     from adaptinf_kernels.project import triton_kernels as kernels
     from adaptinf_kernels.sketch.triton_philox import key_argument
 
@@ -71,7 +78,7 @@ def _dense(gradients: Tensor, shape: tuple[int, int], sketch: Sketch, name: str)
     _triton.launch(
         kernels.dense, (chunks, row_blocks, -(-len(gradients) // samples)), gradients, partial,
         gradients.stride(0), len(gradients), gradients.shape[1], sketch.k,
-        key_argument(philox_key(sketch.seed, name)), steps, chunk_steps,
+        key_argument(philox_key(sketch.seed, name)), first // kernels.ENTRIES, steps, chunk_steps,
         ROWS=kernels.DENSE_ROWS, ENTRIES=kernels.ENTRIES, SAMPLES=samples, INNER=kernels.INNER,
         CUT=gradients.dtype == torch.float32, num_warps=kernels.WARPS, num_stages=1,
     )  # fmt: skip

@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 from adaptinf_kernels._triton import Compilation
-from adaptinf_kernels.sketch.triton_philox import philox
+from adaptinf_kernels.sketch.triton_philox import sign_bits
 from adaptinf_kernels.sketch.triton_runs import flipped, multiply, turned_runs
 
 RUNS, TILE_ROWS, TILE_WIDTH = 64, 64, 128
@@ -61,12 +61,12 @@ def sjlt(
     tl.store(out + place, total.reshape(ROWS, SAMPLES, Q), mask=(place < P * Q) & sample_live[None, :, None])
 
 
-@triton.jit(do_not_specialize=["key", "n_samples", "steps", "chunk_steps"])
+@triton.jit(do_not_specialize=["key", "first", "n_samples", "steps", "chunk_steps"])
 def dense(
-    gradients, partial, row_stride, n_samples, n_entries, k, key, steps, chunk_steps,
+    gradients, partial, row_stride, n_samples, n_entries, k, key, first, steps, chunk_steps,
     ROWS: tl.constexpr, ENTRIES: tl.constexpr, SAMPLES: tl.constexpr, INNER: tl.constexpr, CUT: tl.constexpr,
 ):  # fmt: skip
-    """partial[chunk, sample, rows]: signs of the matrix of domain 0, times the samples."""
+    """partial[chunk, sample, rows]: signs of domain 0, from column ``ENTRIES first`` on, times the samples."""
     chunk = tl.program_id(0)
     rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     samples = tl.program_id(2) * SAMPLES + tl.arange(0, SAMPLES)
@@ -78,10 +78,7 @@ def dense(
         sums = tl.zeros((ROWS, SAMPLES), tl.float32)
         for step in range(outer, min(outer + INNER, last)):
             block = tl.cast(step, tl.int64)  # the interpreter counts in Python's numbers
-            w0, w1, w2, w3 = philox(key, block, rows, 0)
-            words = tl.join(tl.join(w0, w2), tl.join(w1, w3)).reshape(ROWS, 4, 1)
-            bits = (words >> tl.arange(0, 32).to(tl.uint32)[None, None, :]) & 1
-            signs = tl.where(bits == 0, 1.0, -1.0).reshape(ROWS, ENTRIES)
+            signs = tl.where(sign_bits(key, 0, rows, first + block, ROWS) == 0, 1.0, -1.0)
             entries = block * ENTRIES + tl.arange(0, ENTRIES)
             values = tl.load(
                 bases[None, :] + entries[:, None], mask=(entries < n_entries)[:, None] & sample_live[None, :], other=0.0
@@ -124,7 +121,13 @@ def compilations() -> list[Compilation]:
         constants = {
             "ROWS": DENSE_ROWS, "ENTRIES": ENTRIES, "SAMPLES": dense_samples, "INNER": INNER, "CUT": dtype == "fp32"
         }  # fmt: skip
-        signature = {**pointers, **integers, "n_entries": "i64", **dict.fromkeys(constants, "constexpr")}
+        signature = {
+            **pointers,
+            **integers,
+            "n_entries": "i64",
+            "first": "i64",
+            **dict.fromkeys(constants, "constexpr"),
+        }
         divisible = ("gradients", "partial", "row_stride", "n_entries", "k")
         found.append(Compilation(f"dense, {dtype}", dense, signature, constants, WARPS, 1, divisible))
     constants = {"CHUNKS": SUM_CHUNKS, "ENTRIES": SUM_ENTRIES}

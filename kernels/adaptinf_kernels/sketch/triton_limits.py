@@ -7,23 +7,38 @@ from adaptinf_kernels.sketch.definition import Sketch
 MOST = 8192
 """Numbers that a program keeps in registers while it goes through a weight."""
 
+TRANSFORMS = 16, 4096
+"""Least and most k of xorts by transforms: the smallest matrix product's side, a token's numbers in registers."""
 
-XORTS = 16, 4096
-"""Least and most k of xorts: the side of the smallest matrix product, and a token's numbers in registers."""
+SOURCES = 32768
+"""Most k of xorts by moving entries: what the tables of ``xorts_sources`` count up to."""
+
+_KRON = "kron is two products with thin matrices, which torch has: the reference is as fast"
 
 
 def linear_limits(sketch: Sketch) -> list[str]:
     """Why kernels cannot sketch a Linear layer's gradient so; empty where they can."""
     if sketch.kind == "sjlt":
         return sjlt_limits(sketch)
-    if sketch.kind == "xorts":
-        low, high = XORTS
-        return (
-            [] if low <= sketch.k <= high else [f"its transforms of xorts have k from {low} to {high}, not {sketch.k}"]
-        )
     if sketch.kind == "kron":
-        return ["kron is two products with thin matrices, which torch has: the reference is as fast"]
-    return [f"it has no kernel for kind {sketch.kind!r}"]
+        return [_KRON]
+    if sketch.kind == "rademacher":
+        return ["it has no kernel for kind 'rademacher'"]
+    low, high = TRANSFORMS
+    if not low <= sketch.k <= high:
+        return [f"its transforms of xorts have k from {low} to {high}, not {sketch.k}"]
+    return []
+
+
+def row_limits(sketch: Sketch) -> list[str]:
+    """Why kernels cannot sketch rows of gradients in memory so; empty where they can."""
+    if sketch.kind == "sjlt":
+        return slice_limits(sketch)
+    if sketch.kind == "kron":
+        return [_KRON]
+    if sketch.kind == "xorts" and sketch.k > SOURCES:
+        return [f"its tables of xorts have k up to {SOURCES}, not {sketch.k}"]
+    return []
 
 
 def sjlt_limits(sketch: Sketch) -> list[str]:

@@ -30,10 +30,17 @@ def add_partials(partials: Tensor) -> Tensor:
     return out
 
 
-def add_partials_compilation() -> Compilation:
-    """The one specialisation of :func:`add_partials`."""
-    signature = {"partials": "*fp32", "out": "*fp32", "parts": "i32", "k": "i32", "NUMBERS": "constexpr"}
-    return Compilation("add_partials", add_partials_kernel, signature, {"NUMBERS": _NUMBERS}, 4, 3, ("partials", "out"))
+@triton.jit
+def sum_rows(values, LEVELS: tl.constexpr, COLUMNS: tl.constexpr):
+    """[2^LEVELS, COLUMNS] -> [COLUMNS]: neighbouring rows, then neighbouring sums.
+
+    By position: the order of ``tl.sum`` may depend on how what was loaded is aligned in memory.
+    """
+    for level in tl.static_range(LEVELS):
+        pairs = values.reshape(1 << (LEVELS - 1 - level), 2, COLUMNS).permute(0, 2, 1)
+        left, right = pairs.split()
+        values = left + right
+    return values.reshape(COLUMNS)
 
 
 @triton.jit
@@ -46,3 +53,10 @@ def direction(gradient, first, second, keep1, new1, keep2, new2, eps, unbias1, u
     if FORM == "less":
         return m / tl.sqrt(v + eps)
     return m / unbias1 / (tl.sqrt(v / unbias2) + eps)
+
+
+def compilations() -> list[Compilation]:
+    """The one specialisation of :func:`add_partials`."""
+    signature = {"partials": "*fp32", "out": "*fp32", "parts": "i32", "k": "i32", "NUMBERS": "constexpr"}
+    constexprs, pointers = {"NUMBERS": _NUMBERS}, ("partials", "out")
+    return [Compilation("add_partials", add_partials_kernel, signature, constexprs, 4, 3, pointers)]

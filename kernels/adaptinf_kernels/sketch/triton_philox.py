@@ -30,6 +30,14 @@ def sign_word(key, domain, row, word):
 
 
 @triton.jit
+def sign_bits(key, domain, rows, block, ROWS: tl.constexpr):
+    """uint32 [ROWS, 128]: 1 where a sign matrix has -1 in columns ``128 block`` on; one Philox call a row."""
+    w0, w1, w2, w3 = philox(key, block, rows, domain)
+    words = tl.join(tl.join(w0, w2), tl.join(w1, w3)).reshape(ROWS, 4, 1)
+    return ((words >> tl.arange(0, 32).to(tl.uint32)[None, None, :]) & 1).reshape(ROWS, 128)
+
+
+@triton.jit
 def signed(values, word, column):
     """float32 ``values``, negated where the bit of ``column`` in its sign word is set."""
     flip = (word << (31 - column % 32).to(tl.uint32)) & 0x80000000

@@ -154,8 +154,8 @@ def test_bounds_and_ids_on_a_device_are_not_trusted() -> None:
     [
         (Sketch("sjlt", 256), "from 512 to 8192"),
         (Sketch("sjlt", 1000), "power of two"),
-        (Sketch("rademacher", 512), "no kernel for kind 'rademacher'"),
-        (Sketch("xorts", 512), "no kernel for kind 'xorts'"),
+        (Sketch("xorts", 65536), "k up to 32768"),
+        (Sketch("kron", 4096), "kron is two products"),
     ],
     ids=str,
 )

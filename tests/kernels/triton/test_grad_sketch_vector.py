@@ -32,6 +32,10 @@ def test_equals_the_sketch_of_the_exact_gradients(name: str, sketch: Sketch) -> 
     assert torch.equal(problem.run(sketch, "triton").sketch, found.sketch)
 
 
+def test_xorts() -> None:
+    oracle.check(PROBLEMS["norm"], Sketch("xorts", 64, repetitions=2), "triton")
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", ["bias", "norm adam"])
 def test_half_precision_is_added_in_float32(name: str, dtype: torch.dtype) -> None:
@@ -130,7 +134,7 @@ def test_bounds_on_a_device_are_clamped() -> None:
     ("sketch", "reason"),
     [
         (Sketch("sjlt", 256), "from 512 to 8192"),
-        (Sketch("xorts", 512), "not xorts"),
+        (Sketch("xorts", 65536), "up to 32768"),
         (Sketch("kron", 4096), "not kron"),
     ],
     ids=str,

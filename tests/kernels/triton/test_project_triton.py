@@ -8,7 +8,7 @@ from adaptinf_kernels import NotSupportedError, Sketch, project
 from torch import Tensor
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-SJLT, DENSE = Sketch("sjlt", 512), Sketch("rademacher", 130)
+SJLT, DENSE, XORTS = Sketch("sjlt", 512), Sketch("rademacher", 130), Sketch("xorts", 64, repetitions=2)
 CASES = [
     *((SJLT, shape) for shape in ((1, 1), (1, 500), (3, 63), (70, 70), (100, 33))),
     (Sketch("sjlt", 2048, seed=3, nonzeros=2), (40, 70)),
@@ -16,6 +16,9 @@ CASES = [
     (Sketch("sjlt", 8192), (70, 150)),
     (Sketch("rademacher", 1), (1, 1)),
     (Sketch("rademacher", 200, seed=2**63 - 1), (3, 500)),
+    (XORTS, (70, 63)),
+    (Sketch("xorts", 1), (3, 5)),
+    (Sketch("xorts", 512, seed=2**63 - 1), (33, 700)),
 ]
 
 
@@ -38,7 +41,7 @@ def test_the_matrix_is_the_references(sketch: Sketch, shape: tuple[int, int]) ->
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("sketch", [SJLT, DENSE], ids=lambda sketch: sketch.kind)
+@pytest.mark.parametrize("sketch", [SJLT, DENSE, XORTS], ids=lambda sketch: sketch.kind)
 def test_within_twice_the_error_of_float32(sketch: Sketch, dtype: torch.dtype) -> None:
     shape = (20, 130)
     g = gradients(4, shape, dtype) * torch.logspace(-3, 3, shape[0] * shape[1]).to(dtype)
@@ -60,7 +63,7 @@ def test_every_bit_of_float32_counts() -> None:
     assert torch.equal(found, project(g, sketch, shape=(64, 64), impl="reference"))
 
 
-@pytest.mark.parametrize("sketch", [SJLT, DENSE], ids=lambda sketch: sketch.kind)
+@pytest.mark.parametrize("sketch", [SJLT, DENSE, XORTS], ids=lambda sketch: sketch.kind)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_samples_bits_are_its_own(sketch: Sketch, dtype: torch.dtype) -> None:
     g = gradients(37, (3, 300), dtype)
@@ -69,14 +72,16 @@ def test_a_samples_bits_are_its_own(sketch: Sketch, dtype: torch.dtype) -> None:
         assert torch.equal(project(g[chosen], sketch, shape=(3, 300), impl="triton"), whole[chosen])
 
 
-@pytest.mark.parametrize("sketch", [SJLT, DENSE], ids=lambda sketch: sketch.kind)
+@pytest.mark.parametrize("sketch", [SJLT, DENSE, XORTS], ids=lambda sketch: sketch.kind)
 def test_many_chunks_add_up(sketch: Sketch) -> None:
     """More chunks than a program adds side by side."""
-    g = gradients(1, (1, 160_000 if sketch.kind == "sjlt" else 20_000), torch.float32, whole=True)
-    assert torch.equal(project(g, sketch, impl="triton"), project(g, sketch, impl="reference"))
+    shape = 1, {"sjlt": 160_000, "rademacher": 20_000, "xorts": 20_000}[sketch.kind]
+    g = gradients(1, shape, torch.float32, whole=True)
+    found, expected = (project(g, sketch, shape=shape, impl=impl) for impl in ("triton", "reference"))
+    assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("sketch", [SJLT, DENSE], ids=lambda sketch: sketch.kind)
+@pytest.mark.parametrize("sketch", [SJLT, DENSE, XORTS], ids=lambda sketch: sketch.kind)
 def test_layouts(sketch: Sketch) -> None:
     g = gradients(3, (7, 40), torch.float32)
     expected = project(g, sketch, shape=(7, 40), impl="triton")
@@ -93,14 +98,14 @@ def test_layouts(sketch: Sketch) -> None:
         assert torch.equal(z, torch.zeros(empty[0], sketch.k))
 
 
-@pytest.mark.parametrize("sketch", [SJLT, DENSE], ids=lambda sketch: sketch.kind)
+@pytest.mark.parametrize("sketch", [SJLT, DENSE, XORTS], ids=lambda sketch: sketch.kind)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_what_is_not_finite_stays_with_its_sample(sketch: Sketch, value: float, dtype: torch.dtype) -> None:
     g = gradients(3, (1, 280), dtype)
-    clean = project(g, sketch, impl="triton")
+    clean = project(g, sketch, shape=(1, 280), impl="triton")
     g[1, 100] = value
-    found, expected = (project(g, sketch, impl=impl) for impl in ("triton", "reference"))
+    found, expected = (project(g, sketch, shape=(1, 280), impl=impl) for impl in ("triton", "reference"))
     assert not found[~expected.isfinite()].isfinite().any()
     assert torch.equal(found[::2], clean[::2])
 
@@ -112,7 +117,8 @@ def test_what_is_not_finite_stays_with_its_sample(sketch: Sketch, value: float, 
         (Sketch("sjlt", 256), torch.float32, "512 to 8192"),
         (Sketch("sjlt", 1000), torch.float32, "512 to 8192"),
         (Sketch("sjlt", 16384), torch.float32, "512 to 8192"),
-        (Sketch("xorts", 512), torch.float32, "not xorts"),
+        (Sketch("xorts", 65536), torch.float32, "up to 32768"),
+        (Sketch("kron", 4096), torch.float32, "kron is two products"),
     ],
 )
 def test_what_it_does_not_do(sketch: Sketch, dtype: torch.dtype, reason: str) -> None:
