@@ -135,7 +135,7 @@ def test_bounds_on_a_device_are_clamped() -> None:
     [
         (Sketch("sjlt", 256), "from 512 to 8192"),
         (Sketch("xorts", 65536), "up to 32768"),
-        (Sketch("kron", 4096), "not kron"),
+        (Sketch("kron", 4096), "kron is two products"),
     ],
     ids=str,
 )
