@@ -25,6 +25,7 @@ CpuLevel parse_level(const std::string& name);
 // One per folder.
 void bind_grad_gram(py::module_& module);
 void bind_grad_sketch(py::module_& module);
+void bind_kmeans(py::module_& module);
 void bind_semdedup(py::module_& module);
 void bind_sketch(py::module_& module);
 void bind_token_scores(py::module_& module);

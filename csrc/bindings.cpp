@@ -34,6 +34,7 @@ PYBIND11_MODULE(_C, module) {
   module.doc() = "Native kernels of adaptinf. Tensors are (pointer, shape, strides, dtype, device type, device index).";
   bind_grad_gram(module);
   bind_grad_sketch(module);
+  bind_kmeans(module);
   bind_semdedup(module);
   bind_sketch(module);
   bind_token_scores(module);

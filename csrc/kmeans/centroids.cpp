@@ -1,0 +1,50 @@
+#include "centroids.h"
+
+#include <cmath>
+#include <limits>
+
+#include "../common/parallel.h"
+
+namespace adaptinf::kmeans {
+
+Centroids::Centroids(const Kernels& kernels, const Packing& packing, const Rows& rows, int64_t count, bool fast)
+    : kernels_(kernels), packing_(packing), origin_(rows.origin), columns_(rows.columns), padded_(rows.padded),
+      count_(count), n_panels_((count + kPanel - 1) / kPanel), unit_(rows.unit), fast_(fast), exact_(count * rows.padded),
+      half_(count), norms_(count), panels_(n_panels_ * kPanel * packing.words), offsets_(n_panels_ * kPanel),
+      excess_(count), slack_(static_cast<size_t>(count)) {
+  std::fill(panels_.get(), panels_.get() + n_panels_ * kPanel * packing.words, 0u);
+  std::fill(offsets_.get(), offsets_.get() + n_panels_ * kPanel, -std::numeric_limits<float>::infinity());
+}
+
+void Centroids::set(const State& state, int threads) {
+  constexpr int64_t kSome = 16;
+  parallel_for((count_ + kSome - 1) / kSome, threads, [&](int64_t task) {
+    std::vector<uint32_t> scratch(static_cast<size_t>(packing_.words));
+    for (int64_t j = task * kSome; j < std::min(count_, (task + 1) * kSome); ++j) set_one(state, j, scratch.data(), &norms_[j]);
+  });
+  longest_ = *std::max_element(norms_.get(), norms_.get() + count_);
+  shortest_ = *std::min_element(norms_.get(), norms_.get() + count_);
+  screenable_ = std::all_of(norms_.get(), norms_.get() + count_, [](double norm) { return norm < kLongest; });
+}
+
+void Centroids::set_one(const State& state, int64_t j, uint32_t* scratch, double* norm) {
+  double* c = exact_.get() + j * padded_;
+  for (int64_t t = 0; t < columns_; ++t) c[t] = state.at(j, t) - origin_[t];
+  for (int64_t t = columns_; t < padded_; ++t) c[t] = 0;
+  half_[j] = unit_ ? 0 : 0.5 * kernels_.dot(c, c, padded_);
+  uint32_t* panel = panels_.get() + j / kPanel * kPanel * packing_.words + j % kPanel;
+  slack_[static_cast<size_t>(j)] = packing_.centroid(c, fast_, scratch, panel, kPanel, norm);
+  const double half = unit_ ? 0 : 0.5 * *norm * *norm;
+  const double excess = fast_ ? 0 : 2 * packing_.growth * half + static_cast<double>(packing_.words) * kFlushed;
+  excess_[j] = *norm < kLongest ? rounded_up(excess) : 0;
+  offsets_[j] = *norm < kLongest ? rounded_up(excess - half) : 0;
+}
+
+void Centroids::moved(const double* earlier, float* distances) const {
+  for (int64_t j = 0; j < count_; ++j) {
+    const double squared = kernels_.squared_distance(row(j), earlier + j * padded_, padded_);
+    distances[j] = rounded_up(std::sqrt(squared) * packing_.scale() * (1 + 0x1p-30));
+  }
+}
+
+}  // namespace adaptinf::kmeans

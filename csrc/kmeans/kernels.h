@@ -1,0 +1,64 @@
+// The inner loops of k-means, once per instruction set. All work on one thread and on memory that is theirs.
+#pragma once
+
+#include <cstdint>
+
+#include "../common/cpu_features.h"
+#include "rows.h"
+
+namespace adaptinf::kmeans {
+
+constexpr int64_t kMaxTileRows = 48;  // rows of the widest screen tile
+constexpr int64_t kPanel = 8;         // centroids of a panel of the screen
+
+// Of each row of a tile over the centroids screened so far: the three highest screens, and whose the first two are.
+struct Tops {
+  float first[kMaxTileRows], second[kMaxTileRows], third[kMaxTileRows];
+  int32_t first_id[kMaxTileRows], second_id[kMaxTileRows];
+};
+
+// 2-norms of a vector as it is, as it was packed, and of their difference; rounded, not bounds.
+struct Norms {
+  double whole, packed, residual;
+};
+
+struct Kernels {
+  int64_t tile_rows;  // rows of a screen tile
+  bool brain;         // whether a word of the screen is two bfloat16 or one float32
+
+  // y [padded] = the row in its frame, zeros from `columns` on; see rows.h. to_unit divides y by its length.
+  void (*load)(const Rows& rows, int64_t row, double* y);
+  void (*to_unit)(double* y, int64_t padded);
+
+  // lane8 sums over `padded` columns, a multiple of 8.
+  double (*dot)(const double* a, const double* b, int64_t padded);
+  double (*squared_distance)(const double* a, const double* b, int64_t padded);
+
+  // sums [padded] += sign * rint((y * weight) * scale), sign 1 or -1.
+  void (*add)(const double* y, double weight, double scale, int64_t sign, int64_t* sums, int64_t padded);
+
+  // Whether all of y is finite; low and high [padded] take it in where it is.
+  bool (*extend)(const double* y, double* low, double* high, int64_t padded);
+
+  // words: y * scale rounded, as the screen reads it, zeros beyond `columns`.
+  Norms (*pack)(const double* y, double scale, int64_t columns, uint32_t* words);
+
+  // tile [words][tile_rows] = the words of rows [tile_rows].
+  void (*transpose)(const uint32_t* const* rows, int64_t words, uint32_t* tile);
+
+  // Screens offset_j + row . centroid_j of panels first to last (excluded); panels [words][kPanel] of centroids.
+  void (*screen)(const uint32_t* tile, int64_t words, const uint32_t* panels, const float* offsets, int64_t first,
+                 int64_t last, Tops& tops);
+
+  // The same, kept: all [panels * kPanel][tile_rows].
+  void (*screen_all)(const uint32_t* tile, int64_t words, const uint32_t* panels, const float* offsets, int64_t n_panels,
+                     float* all);
+
+  // Bit r: whether values [tile_rows] reach least [tile_rows].
+  uint64_t (*reaching)(const float* values, const float* least);
+};
+
+// `brain` asks for the bfloat16 screen, which needs has_avx512_bf16() and level avx512.
+const Kernels& kernels(CpuLevel level, bool brain);
+
+}  // namespace adaptinf::kmeans

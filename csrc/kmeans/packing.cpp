@@ -1,0 +1,81 @@
+#include "packing.h"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace adaptinf::kmeans {
+
+float rounded_up(double value) {
+  const auto near = static_cast<float>(value);
+  return near < value ? std::nextafterf(near, std::numeric_limits<float>::infinity()) : near;
+}
+
+float rounded_down(double value) {
+  const auto near = static_cast<float>(value);
+  return near > value ? std::nextafterf(near, -std::numeric_limits<float>::infinity()) : near;
+}
+
+namespace {
+
+uint32_t bits_of(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+float float_of(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// The least bfloat16 that is not below; a NaN stays one.
+uint32_t brain_up(float value) {
+  const uint32_t bits = bits_of(value);
+  return std::isnan(value) ? bits >> 16 | 1 : (bits + 0xffff) >> 16;
+}
+
+}  // namespace
+
+Slack Packing::put(double first, double second, uint32_t* out) const {
+  // never below the normal numbers, which a dot product of bfloat16 would take for zero
+  const float a = rounded_up(first == 0 ? 0 : std::max(first, 0x1p-100));
+  const float b = rounded_up(second == 0 ? 0 : std::max(second, 0x1p-100));
+  if (!kernels_.brain) {
+    out[0] = bits_of(a), out[1] = bits_of(b);
+  } else {
+    out[0] = brain_up(a) | brain_up(b) << 16;
+  }
+  return slack(out - data_words_);
+}
+
+Slack Packing::slack(const uint32_t* row) const {
+  const uint32_t* at = row + data_words_;
+  if (!kernels_.brain) return {float_of(at[0]), float_of(at[1])};
+  return {float_of(at[0] << 16), float_of(at[0] & 0xffff0000u)};
+}
+
+double Packing::row(const double* y, bool fast, uint32_t* out) const {
+  Norms norms = kernels_.pack(y, scale_, columns_, out);
+  double a = (norms.residual + growth * norms.packed) * kMargin, b = norms.packed * kMargin;
+  if (fast) a = b = 0;
+  if (!(norms.whole < kLongest)) {
+    std::memset(out, 0, static_cast<size_t>(data_words_) * sizeof *out);
+    a = b = std::numeric_limits<double>::quiet_NaN();
+  }
+  put(a, b, out + data_words_);
+  return norms.whole;
+}
+
+Slack Packing::centroid(const double* c, bool fast, uint32_t* scratch, uint32_t* out, int64_t stride, double* norm) const {
+  const Norms norms = kernels_.pack(c, scale_, columns_, scratch);
+  *norm = norms.whole;
+  const bool counts = !fast && norms.whole < kLongest;
+  const Slack slack = put(counts ? std::max(norms.whole, norms.packed) * kMargin : 0, counts ? norms.residual * kMargin : 0,
+                          scratch + data_words_);
+  for (int64_t word = 0; word < words; ++word) out[word * stride] = scratch[word];
+  return slack;
+}
+
+}  // namespace adaptinf::kmeans

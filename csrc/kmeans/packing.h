@@ -1,0 +1,61 @@
+// Rows and centroids as the screen takes them, with what its certificate needs.
+//
+// Row i and centroid j are scaled by one power of two and rounded, y = y' + r and c = c' + s. The screen computes
+//   U_ij = o_j + y'_i . c'_j + a_i n_j + b_i s_j,   o_j = e_j - h_j,
+// an upper bound on -score_ij = y_i . c_j - h_j whose excess is at most 2 E_ij, E_ij = a_i n_j + b_i s_j + e_j:
+//   |y . c - y' . c'| <= |r| |c| + |y'| |s|                         by Cauchy and Schwarz,
+//   |computed - exact| <= g (|h| + |y'| |c'| + E), g = terms 2^-24     for sums of `terms` float32, in any order,
+// so a_i >= |r_i| + 2 g |y'_i|, b_i >= |y'_i|, n_j >= max(|c_j|, |c'_j|), s_j >= |s_j|, e_j >= 2 g h_j + `kFlushed` per
+// term; a margin of 1/64 on each covers g E and the roundings of these numbers themselves. The rounding of the float64
+// score that the screen stands for is far below the second g.
+#pragma once
+
+#include "kernels.h"
+#include "memory.h"
+
+namespace adaptinf::kmeans {
+
+constexpr double kMargin = 1 + 1.0 / 64;
+constexpr double kLongest = 0x1p60;   // scaled norms beyond it are not screened
+constexpr double kFlushed = 0x1p-120; // what a term may lose because it is below the normal numbers
+
+// The certificate's share of a row.
+struct Slack {
+  float a, b;
+};
+
+// The layout of a packed row or centroid: columns, then a_i and b_i or n_j and s_j.
+class Packing {
+ public:
+  Packing(const Kernels& kernels, int64_t columns, double scale)
+      : kernels_(kernels), columns_(columns), scale_(scale), data_words_(kernels.brain ? (columns + 1) / 2 : columns),
+        words(data_words_ + (kernels.brain ? 1 : 2)), growth(2 * (2 * words + 4) * 0x1p-24) {}
+
+  double scale() const { return scale_; }
+
+  // Packs a row and gives its scaled norm, rounded; `growth` is the 2 g of above. In `fast` mode a and b are 0.
+  double row(const double* y, bool fast, uint32_t* out) const;
+
+  // Packs a centroid, `stride` words from one of its words to the next; `scratch` holds `words`. Gives n_j and s_j.
+  Slack centroid(const double* c, bool fast, uint32_t* scratch, uint32_t* out, int64_t stride, double* norm) const;
+
+  Slack slack(const uint32_t* row) const;
+
+ private:
+  Slack put(double first, double second, uint32_t* out) const;
+
+  const Kernels& kernels_;
+  int64_t columns_;
+  double scale_;
+  int64_t data_words_;
+
+ public:
+  const int64_t words;
+  const double growth;
+};
+
+// The largest float32 that is surely not above, and the least not below, a non-negative number within float32's range.
+float rounded_up(double value);
+float rounded_down(double value);
+
+}  // namespace adaptinf::kmeans

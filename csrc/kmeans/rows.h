@@ -1,0 +1,28 @@
+// Rows of a problem and the frame they are seen in.
+#pragma once
+
+#include "../common/tensor_view.h"
+
+namespace adaptinf::kmeans {
+
+inline int64_t padded_to(int64_t columns, int64_t multiple) { return (columns + multiple - 1) / multiple * multiple; }
+
+// y_i = x_i - origin, or x_i / |x_i| where `unit` is set (a zero row stays zero), in float64. See
+// kernels/adaptinf_kernels/kmeans/README.md.
+struct Rows {
+  const void* data;
+  DType dtype;
+  int64_t step, count, columns, padded;  // `step` in elements; `padded` is `columns` padded to a multiple of 8
+  const double* origin;                  // [padded], zeros beyond `columns`
+  bool unit;
+
+  Rows from(int64_t first, int64_t rows) const {
+    Rows part = *this;
+    const int64_t bytes = (static_cast<int64_t>(dtype) & 0xff) / 8;
+    if (rows > 0) part.data = static_cast<const char*>(data) + first * step * bytes;
+    part.count = rows;
+    return part;
+  }
+};
+
+}  // namespace adaptinf::kmeans
