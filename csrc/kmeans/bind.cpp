@@ -175,13 +175,14 @@ void bound_square_sums(const Arguments& x_arguments, const Arguments& cu_rows, c
 }
 
 void bound_distances(const Arguments& x_arguments, const Arguments& origin, const Arguments& centroids_arguments,
-                     bool spherical, const Arguments& out_arguments, int64_t threads, const std::string& level) {
+                     const std::optional<Arguments>& limit_arguments, bool spherical, const Arguments& out_arguments, int64_t threads, const std::string& level) {
   const Execution how = execution(threads, level, "");
   Matrix x(x_arguments);
   x.set_origins(doubles("origin", origin, {1, x.columns()}), 1);
   const TensorView centroids = centroid_view(centroids_arguments, x.columns(), Access::read);
   auto* out = output<double>("out", out_arguments, DType::float64, {x.count(), centroids.shape[0]});
-  distances(x.rows(0, 0, x.count(), spherical), state_of(centroids, 0, centroids.shape[0]), out, how);
+  const double* limit = limit_arguments ? doubles("limit", *limit_arguments, {x.count()}) : nullptr;
+  distances(x.rows(0, 0, x.count(), spherical), state_of(centroids, 0, centroids.shape[0]), limit, out, how);
 }
 
 void bound_assign(const Arguments& x_arguments, const Arguments& cu_rows, const Arguments& cu_clusters,
@@ -280,8 +281,8 @@ void bind_kmeans(py::module_& module) {
              "cpu_level"_a = "", "Fill sums int64 [B, d] with sums of rint(x * scale); CPU.");
   module.def("kmeans_square_sums", &bound_square_sums, GilReleased(), "x"_a, "cu_rows"_a, "origin"_a, "scale"_a,
              "spherical"_a, "sums"_a, "threads"_a, "cpu_level"_a = "", "Fill sums int64 [B] with sums of rint(|y|^2 scale); CPU.");
-  module.def("kmeans_distances", &bound_distances, GilReleased(), "x"_a, "origin"_a, "centroids"_a, "spherical"_a, "out"_a,
-             "threads"_a, "cpu_level"_a = "", "Fill out float64 [N, K]; CPU.");
+  module.def("kmeans_distances", &bound_distances, GilReleased(), "x"_a, "origin"_a, "centroids"_a, "limit"_a, "spherical"_a,
+             "out"_a, "threads"_a, "cpu_level"_a = "", "Fill out float64 [N, K]; CPU.");
   module.def("kmeans_assign", &bound_assign, GilReleased(), "x"_a, "cu_rows"_a, "cu_clusters"_a, "centroids"_a, "origin"_a,
              "m"_a, "spherical"_a, "fast"_a, "ids"_a, "distances"_a, "threads"_a, "cpu_level"_a = "", "screen"_a = "",
              "Fill ids int64 and distances float64 [N, m]; CPU.");

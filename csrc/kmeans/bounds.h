@@ -40,7 +40,7 @@ class Bounds {
     // what the scores' own rounding may hide, and for unit rows how the lengths of centroids differ
     const double far = centroids.longest() * (1 + kNear), near = centroids.shortest() * (1 - kNear);
     const double rounding = static_cast<double>(padded_ + 64) * 0x1p-53;
-    margin_ = rounded_up((rounding * far * (far + longest_) + (unit_ ? far * far - near * near : 0)) * (1 + kNear));
+    margin_ = rounded_up((rounding * far * (far + longest_) + (unit_ ? far * far - near * near : 0)) * (1 + kNear) + kFlushed);
   }
 
   // Whether the row surely keeps its label.

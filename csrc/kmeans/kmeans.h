@@ -54,8 +54,8 @@ void column_sums(const Rows& rows, double scale, int64_t* sums, const Execution&
 // The sum of rint(lane8(y^2) scale).
 int64_t square_sum(const Rows& rows, double scale, const Execution& how);
 
-// out [rows][clusters].
-void distances(const Rows& rows, const State& state, double* out, const Execution& how);
+// out [rows][clusters]; with `limit` [rows] the lesser of it and the distance.
+void distances(const Rows& rows, const State& state, const double* limit, double* out, const Execution& how);
 
 // ids and distances [rows][m].
 void assign(const Rows& rows, const State& state, int64_t m, bool fast, int64_t* ids, double* distances,

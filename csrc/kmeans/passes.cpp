@@ -14,12 +14,13 @@ constexpr int64_t kBlock = 256;  // rows of a task
 
 int64_t tasks_for(int64_t rows, int64_t block) { return (rows + block - 1) / block; }
 
-// The power of two below which 1 / value lies, held within float64's range.
+// A power of two near 1 / value. It is held within bounds in which numbers so small that the squares of the float64 scores
+// vanish are packed as zero, so that the scores decide.
 double inverse_power(double value) {
   if (!(value > 0)) return 1;
   int exponent;
   std::frexp(value, &exponent);
-  return std::ldexp(1.0, std::clamp(-exponent, -1000, 1000));
+  return std::ldexp(1.0, std::clamp(-exponent, -400, 400));
 }
 
 }  // namespace
@@ -102,7 +103,7 @@ int64_t square_sum(const Rows& rows, double scale, const Execution& how) {
   return sum;
 }
 
-void distances(const Rows& rows, const State& state, double* out, const Execution& how) {
+void distances(const Rows& rows, const State& state, const double* limit, double* out, const Execution& how) {
   const Kernels& kernel = kernels(how.level, how.brain);
   const Packing packing(kernel, rows.columns, 1);
   Centroids centroids(kernel, packing, rows, state.count, false);
@@ -111,7 +112,10 @@ void distances(const Rows& rows, const State& state, double* out, const Executio
     std::vector<double> y(static_cast<size_t>(rows.padded));
     for (int64_t row = task * kBlock; row < std::min(rows.count, (task + 1) * kBlock); ++row) {
       kernel.load(rows, row, y.data());
-      for (int64_t j = 0; j < state.count; ++j) out[row * state.count + j] = distance(kernel, rows, y.data(), centroids.row(j));
+      for (int64_t j = 0; j < state.count; ++j) {
+        const double away = distance(kernel, rows, y.data(), centroids.row(j));
+        out[row * state.count + j] = limit == nullptr ? away : std::min(limit[row], away);
+      }
     }
   });
 }

@@ -19,7 +19,7 @@ from adaptinf_kernels._dispatch import Op
 from adaptinf_kernels.kmeans.arithmetic import Frame
 from torch import Tensor
 
-OP = Op("kmeans", "reference")
+OP = Op("kmeans", "native", "reference")
 
 Empty = Literal["farthest", "split", "keep"]
 
