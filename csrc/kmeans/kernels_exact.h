@@ -59,7 +59,8 @@ void to_unit(double* y, int64_t padded) {
 }
 
 template <class Element>
-ADAPTINF_ALWAYS void shifted(const Element* from, int64_t columns, const double* origin, double* y) {
+ADAPTINF_ALWAYS void shifted(const Element* __restrict from, int64_t columns, const double* __restrict origin,
+                             double* __restrict y) {
   for (int64_t t = 0; t < columns; ++t) y[t] = static_cast<double>(from[t]) - origin[t];
 }
 

@@ -217,7 +217,7 @@ GOOD = np.zeros((5, 2), np.float32)
         (GOOD, 2, {"max_iter": -1}, ValueError, "max_iter=-1"),
         (GOOD, 2, {"tol": float("nan")}, ValueError, "tol=nan"),
         (GOOD, 2, {"seed": -1}, ValueError, "seed=-1"),
-        (GOOD, 2, {"impl": "native"}, RuntimeError, "only reference"),
+        (GOOD, 2, {"impl": "triton"}, RuntimeError, "only native, reference"),
     ],
 )
 def test_bad_arguments(x, k: int, options: dict, error: type[Exception], message: str) -> None:
