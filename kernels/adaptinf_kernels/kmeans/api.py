@@ -74,7 +74,7 @@ def kmeans(
         group: the rows lie on the ranks of this ``torch.distributed`` group, each of which calls with its own x and
             ``sample_weight`` (and otherwise the same); they are those of rank 0, then of rank 1, and so on. ``labels``
             are of the rank's rows, everything else is the same on all ranks, with the same bits for any number of them.
-        impl: "auto" or "reference".
+        impl: "auto", "native" or "reference".
 
     Raises:
         ValueError: k > N (both are named), a NaN or infinity (its row is named), or another impossible value.

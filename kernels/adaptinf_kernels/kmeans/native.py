@@ -152,8 +152,7 @@ def fit(
 
 
 _PRIMITIVES = {
-    function.__name__: function
-    for function in (extremes, column_sums, square_sums, distances, assign, accumulate, fit)
+    function.__name__: function for function in (extremes, column_sums, square_sums, distances, assign, accumulate, fit)
 }
 
 

@@ -1,4 +1,4 @@
-"""The native primitives of k-means against the reference, bit for bit: instruction sets, screens, threads, hard inputs."""
+"""The native primitives of k-means equal the reference bit for bit: instruction sets, screens, threads, hard inputs."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ def read(*shape: int, dtype: int = F64) -> str:
     return written(*shape, dtype=dtype, at="P")
 
 
+AWAY = written(4, 2, dtype=F64)
 FRAME = [read(1, 3), read(1), read(1), read(1), read(1)]
 FIT = {
     "x": read(4, 3, dtype=F32),
@@ -42,7 +43,7 @@ FIT = {
     "empty": "'farthest'",
     "spherical": "False",
     "fast": "False",
-    "outputs": f"[{written(4)}, {written(2)}, {written(2)}, {written(2, dtype=F64)}, {written(1)}, {written(1)}, {written(1)}]",
+    "outputs": f"[{', '.join([*map(written, (4, 2, 2)), written(2, dtype=F64), *map(written, (1, 1, 1))])}]",
     "threads": "2",
     "cpu_level": "''",
     "screen": "''",
@@ -72,7 +73,7 @@ def assign(**changes: str) -> str:
 
 
 def outputs(place: int, other: str) -> str:
-    parts = [written(4), written(2), written(2), written(2, dtype=F64), written(1), written(1), written(1)]
+    parts = [*map(written, (4, 2, 2)), written(2, dtype=F64), *map(written, (1, 1, 1))]
     parts[place] = other
     return f"[{', '.join(parts)}]"
 
@@ -134,8 +135,8 @@ HOSTILE = {
     assign(origin=read(2, 3)): "origin: must be",
     f"_C.kmeans_extremes({FIT['x']}, {FIT['cu_rows']}, [], 1)": "outputs: must be",
     f"_C.kmeans_column_sums({FIT['x']}, {FIT['cu_rows']}, {read(2)}, {written(1, 3)}, 1)": "scale: must be",
-    f"_C.kmeans_square_sums({FIT['x']}, {FIT['cu_rows']}, {read(1, 3)}, {read(1)}, False, {written(2)}, 1)": "sums: must",
-    f"_C.kmeans_distances({FIT['x']}, {read(1, 3)}, {read(2, 3)}, {read(3)}, False, {written(4, 2, dtype=F64)}, 1)": "limit",
+    f"_C.kmeans_square_sums({FIT['x']}, {FIT['cu_rows']}, {read(1, 3)}, {read(1)}, False, {written(2)}, 1)": "sums",
+    f"_C.kmeans_distances({FIT['x']}, {read(1, 3)}, {read(2, 3)}, {read(3)}, False, {AWAY}, 1)": "limit",
     f"_C.kmeans_accumulate({FIT['x']}, {read(2, 3)}, None, {FIT['frame']}, False, False, [], 1)": "outputs: must be",
 }
 
