@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from adaptinf_kernels import kmeans
+from adaptinf_kernels.kmeans import start
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -250,3 +251,36 @@ def test_threads_change_no_bit(impl: str) -> None:
     finally:
         torch.set_num_threads(before)
     assert_same_bits(one, two)
+
+
+def test_draws_are_in_proportion_to_integers() -> None:
+    generator = np.random.default_rng(0)
+    picked = start._pick(torch.tensor([0, 1, 0, 3]), generator, 2000)
+    counts = torch.bincount(picked, minlength=4).tolist()
+    assert counts[0] == counts[2] == 0
+    assert counts[3] == pytest.approx(1500, abs=5 * np.sqrt(2000 * 0.75 * 0.25))
+
+
+def test_copies_make_no_new_cluster(impl: str) -> None:
+    """Where the mean of copies differs from them in the last bit, a copy that left would draw the others after it."""
+    off = 0.0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        distinct = rng.normal(size=(4, 3)) * 10.0 ** rng.uniform(-6, 0, size=(4, 1))
+        x = distinct[rng.permutation(np.repeat(np.arange(4), [3, 7, 11, 40]))]
+        first = np.concatenate([distinct * 1.001, np.full((4, 3), 1e3)])
+        found = kmeans(x, 8, init=first, tol=0, impl=impl)
+        assert (found.sizes > 0).sum() == 4
+        assert found.n_iter <= 3
+        off = max(off, found.radii.max())
+    assert off > 0
+
+
+def test_a_cluster_gives_all_rows_but_one(impl: str) -> None:
+    """Rows 0 and 1 may leave their cluster, one of them only; the copies of 10 may not leave theirs."""
+    x = np.array([[0.0], [1.0], [10.0], [10.0], [10.0]])
+    first = np.array([[0.5], [10.0], [1e6], [1e6], [1e6]])
+    for empty in ("farthest", "split"):
+        found = kmeans(x, 5, init=first, max_iter=1, empty=empty, impl=impl)
+        assert found.sizes.tolist() == [1, 3, 1, 0, 0]
+        assert found.centroids[:3, 0].tolist() == [1.0, 10.0, 0.0]
