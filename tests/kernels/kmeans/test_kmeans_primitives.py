@@ -133,10 +133,8 @@ def test_bits_of_fits(shape: str, kind: str, empty: str, spherical: bool, optimi
         nothing = torch.zeros(len(cu_rows) - 1, dtype=torch.float64)
         stops = [(nothing, False, 12), (nothing + 1e-2, True, 12), (nothing, False, 0), (nothing, False, 12)]
         threshold, by_inertia, max_iter = stops[(turn + len(shape)) % 4]
-        assert_same_bits(
-                optimised, "fit", x, cu_rows, cu_clusters, centroids, weights, frame, threshold, by_inertia, max_iter, empty,
-                spherical, False,
-            )  # fmt: skip
+        state = (x, cu_rows, cu_clusters, centroids, weights, frame)
+        assert_same_bits(optimised, "fit", *state, threshold, by_inertia, max_iter, empty, spherical, False)
 
 
 def test_extremes_name_the_first_bad_row(impl: str) -> None:
