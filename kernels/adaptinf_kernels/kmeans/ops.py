@@ -27,6 +27,7 @@ Empty = Literal["farthest", "split", "keep"]
 class Extremes(NamedTuple):
     """Of each problem: least and largest value of each column, float64 [B, d] (+inf and -inf without rows), and the
     first row of ``x`` that holds NaN or infinity, int64 [B], -1 if none does; if one does, the extremes mean nothing.
+    The sign of a zero is not defined.
     """
 
     low: Tensor
