@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 
 from adaptinf import __version__
-from adaptinf.cli import cluster, demo, doctor, features, prune, report, run, select, version
+from adaptinf.cli import cluster, dedup, demo, doctor, features, prune, report, run, select, version
 from adaptinf.cli.settings import split_settings
 from adaptinf.errors import AdaptinfError
 
@@ -20,6 +20,7 @@ COMMANDS = {
     "cluster": cluster,
     "select": select,
     "prune": prune,
+    "dedup": dedup,
     "report": report,
     "doctor": doctor,
     "version": version,

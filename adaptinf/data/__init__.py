@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from adaptinf.data.bundle import BUNDLE, BUNDLE_ORDER
+from adaptinf.data.embeddings import Embeddings, read_embeddings
 from adaptinf.data.hf import read_hf
 from adaptinf.data.images import FORMATS, MAX_PIXELS, ImageFolder, encode_png, load_image, resolve_under
 from adaptinf.data.jsonl import read_jsonl
@@ -18,6 +19,7 @@ __all__ = [
     "BUNDLE_ORDER",
     "FORMATS",
     "MAX_PIXELS",
+    "Embeddings",
     "Image",
     "ImageFolder",
     "Message",
@@ -30,6 +32,7 @@ __all__ = [
     "encode_png",
     "load_image",
     "load_stream",
+    "read_embeddings",
     "read_hf",
     "read_jsonl",
     "read_llava",

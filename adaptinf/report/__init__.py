@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from adaptinf.report.dedup import build_dedup_report
 from adaptinf.report.page import build_comparison, build_report
 from adaptinf.report.reading import read_run
 from adaptinf.report.run_view import RunView
 from adaptinf.report.text import format_table
 
-__all__ = ["RunView", "build_comparison", "build_report", "format_table", "read_run"]
+__all__ = ["RunView", "build_comparison", "build_dedup_report", "build_report", "format_table", "read_run"]

@@ -36,7 +36,7 @@ def build_report(run_dir: Path, out: Path | None = None) -> Path:
         facts=wording.facts(run),
         tiles=wording.tiles(run),
     )
-    return _write(page, Path(out) if out is not None else Path(run_dir) / "report.html")
+    return write_page(page, Path(out) if out is not None else Path(run_dir) / "report.html")
 
 
 def build_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
@@ -58,20 +58,21 @@ def build_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
         facts=wording.shared_facts(runs),
         tiles=wording.comparison_tiles(runs, names),
     )
-    return _write(page, Path(out))
+    return write_page(page, Path(out))
 
 
 def _render(chapters: list[Chapter], **words: Any) -> str:
+    warnings = wording.warnings_of([chapter.run for chapter in chapters], [chapter.label for chapter in chapters])
+    return render_page("page.html.j2", chapters=chapters, warnings=warnings, **words)
+
+
+def render_page(template: str, **words: Any) -> str:
+    """A template with the style and the script that all pages share."""
     environment = _environment()
     script = _asset(environment, "script.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("page.html.j2").render(
-        chapters=chapters,
-        warnings=wording.warnings_of([chapter.run for chapter in chapters], [chapter.label for chapter in chapters]),
-        style=_asset(environment, "style.css.j2"),
-        script=script,
-        script_hash=f"sha256-{digest}",
-        **words,
+    return environment.get_template(template).render(
+        style=_asset(environment, "style.css.j2"), script=script, script_hash=f"sha256-{digest}", **words
     )
 
 
@@ -98,7 +99,8 @@ def _asset(environment: jinja2.Environment, name: str) -> Markup:
     return Markup(environment.get_template(name).render())  # noqa: S704
 
 
-def _write(page: str, out: Path) -> Path:
+def write_page(page: str, out: Path) -> Path:
+    """Write an HTML file durably and return its place."""
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_file(out, page.encode("utf-8", errors="replace"))
     return out

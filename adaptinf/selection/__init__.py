@@ -9,6 +9,7 @@ from adaptinf.selection.adapt_infinity import PRESETS, AdaptInfinity, select
 from adaptinf.selection.budget import resolve_budget, water_fill
 from adaptinf.selection.ccs import ccs_sample
 from adaptinf.selection.cluster import Clustering, cluster
+from adaptinf.selection.dedup import DedupResult, dedup
 from adaptinf.selection.pool import Needs, Pool, Selection
 from adaptinf.selection.pruning import PruneResult, prune
 from adaptinf.selection.scorer_choice import ScorerChoice, choose_scorer
@@ -23,6 +24,7 @@ __all__ = [
     "PRESETS",
     "AdaptInfinity",
     "Clustering",
+    "DedupResult",
     "KMeans",
     "Needs",
     "Pool",
@@ -34,6 +36,7 @@ __all__ = [
     "ccs_sample",
     "choose_scorer",
     "cluster",
+    "dedup",
     "make_selector",
     "prune",
     "register_selector",

@@ -9,6 +9,7 @@ from benchmarks.cases import (
     grad_sketch_lora,
     less,
     project,
+    semdedup,
     signs,
     token_scores,
     whole_pass,
@@ -23,5 +24,6 @@ CASES = (
     *grad_sketch_lora.CASES,
     *grad_sketch_embedding.CASES,
     *grad_gram.CASES,
+    *semdedup.CASES,
     *signs.CASES,
 )
