@@ -152,8 +152,7 @@ void Search::settle(int64_t id) {
     const Candidate candidate = one.candidate[i];
     if (candidate.at_most < one.at_least) continue;
     const double similarity = exact(id, candidate.row);
-    const bool is_more = one.best.row < 0 || similarity > one.best.similarity;
-    if (!is_more && !(similarity == one.best.similarity && candidate.row < one.best.row)) continue;
+    if (one.best.row >= 0 && !(similarity > one.best.similarity)) continue;  // candidates come in the order of rows
     one.best = {candidate.row, similarity};
     raise(id, similarity - one.offset);
   }

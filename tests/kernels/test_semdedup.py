@@ -40,7 +40,7 @@ def problem() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return drifting(), rng.integers(0, 4, 120) * 7 - 3, rng.permutation(120)
 
 
-KINDS = ["normal", "drifting", "copies", "small integers", "one row and noise", "two rows and noise"]
+KINDS = ["normal", "drifting", "copies", "small integers", "one row and noise", "two rows and noise", "last bits"]
 
 
 def rows(kind: str, n: int, d: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
@@ -57,6 +57,8 @@ def rows(kind: str, n: int, d: int, dtype: torch.dtype = torch.float32, seed: in
         x = torch.randn(1, d, generator=generator) + 1e-3 * x
     elif kind == "two rows and noise":
         x = torch.randn(2, d, generator=generator)[torch.randint(0, 2, (n,), generator=generator)] + 1e-3 * x
+    elif kind == "last bits":  # several similarities of 1, and beyond it but for rounding
+        x = torch.randn(1, d, generator=generator) * (1 + 2.0**-22 * torch.randint(-1, 2, (n, d), generator=generator))
     return x.to(dtype)
 
 
