@@ -39,6 +39,7 @@ def _sketched(k: int) -> str:
 
 _LORA, _LINEAR = "LoRA r=8 + SJLT", "full Linear"
 _ADAM = "capture, sjlt + adam"
+_K, _SK = "kmeans", "scikit-learn"
 _WIDE, _NARROW = "token-scores-128k", "token-scores-49k"
 
 GOALS = (
@@ -62,6 +63,18 @@ GOALS = (
     _ratio("cpu", "SemDeDup's rule in torch / ours", "semdedup-reference", "torch", "native", ">=", 10),
     Goal("cpu", "SemDeDup's rule: bytes added", "memory", ("semdedup-reference", "native"), None, "<=", 60e6),
     Goal("cpu", "greedy on copies of one row: seconds", "time", ("semdedup-copies", "native"), None, "<=", 0.03),
+    _ratio("cpu", "scikit-learn / k-means, 100000x128, K=256", f"{_K}-100000x128-256", _SK, "native", ">=", 2.6),
+    _ratio("cpu", "faiss / k-means, 100000x128, K=256", f"{_K}-100000x128-256", "faiss", "native", ">=", 2.6),
+    _ratio("cpu", "scikit-learn / k-means, 50000x512, K=1000", f"{_K}-50000x512-1000", _SK, "native", ">=", 2.1),
+    _ratio("cpu", "scikit-learn / k-means, 20000x2048, K=100", f"{_K}-20000x2048-100", _SK, "native", ">=", 2.5),
+    _ratio("cpu", "scikit-learn / k-means, 64 of 2000x64, K=16", f"{_K}-64-of-2000x64-16", _SK, "native", ">=", 5.5),
+    _ratio(
+        "cpu", "torch / k-means, 64 of 2000x64, K=16", f"{_K}-64-of-2000x64-16", "torch, batched", "native", ">=", 9
+    ),
+    _ratio("cpu", "faiss / k-means, 64 of 2000x64, K=16", f"{_K}-64-of-2000x64-16", "faiss", "native", ">=", 9),
+    _ratio("cpu", "faiss / k-means, 40000x768, K=4000", f"{_K}-40000x768-4000", "faiss", "native", ">=", 2.2),
+    _ratio("cpu", "k-means after 1 % changed: refit / warm start", "kmeans-warm", "refit", "warm", ">=", 10),
+    _ratio("cpu", "k-means after 1 % changed / one iteration", "kmeans-warm", "warm", "one iteration", "<=", 1.5),
     _ratio("gpu", f"{_LORA} k=8192 / plain, 1B", "pass-lora-1b", _sketched(8192), "plain", "<=", 1.03),
     _ratio("gpu", f"{_LORA} k=8192 / plain, 1B", "pass-lora-1b", _sketched(8192), "plain", "<=", 1.02, "memory"),
     _ratio("gpu", f"{_LORA} k=8192 / plain, 8B", "pass-lora-8b", _sketched(8192), "plain", "<=", 1.03),

@@ -7,6 +7,7 @@ from benchmarks.cases import (
     grad_sketch,
     grad_sketch_embedding,
     grad_sketch_lora,
+    kmeans,
     less,
     project,
     semdedup,
@@ -26,4 +27,5 @@ CASES = (
     *grad_gram.CASES,
     *semdedup.CASES,
     *signs.CASES,
+    *kmeans.CASES,
 )

@@ -1,6 +1,8 @@
 // Rows of a problem and the frame they are seen in.
 #pragma once
 
+#include <algorithm>
+
 #include "../common/tensor_view.h"
 
 namespace adaptinf::kmeans {
@@ -15,6 +17,15 @@ struct Rows {
   int64_t step, count, columns, padded;  // `step` in elements; `padded` is `columns` padded to a multiple of 8
   const double* origin;                  // [padded], zeros beyond `columns`
   bool unit;
+
+  // Asks for the beginning of a row that will be read; what follows is then fetched by the processor itself.
+  void prefetch(int64_t row) const {
+    constexpr int64_t kLine = 64, kLines = 16;
+    const int64_t bytes = (static_cast<int64_t>(dtype) & 0xff) / 8;
+    const char* at = static_cast<const char*>(data) + row * step * bytes;
+    for (int64_t line = 0; line < std::min(kLines, (columns * bytes + kLine - 1) / kLine); ++line)
+      __builtin_prefetch(at + line * kLine);
+  }
 
   Rows from(int64_t first, int64_t rows) const {
     Rows part = *this;

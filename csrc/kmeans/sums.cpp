@@ -9,6 +9,7 @@ namespace adaptinf::kmeans {
 namespace {
 
 constexpr int64_t kEntries = 1024;  // rows that a task adds or subtracts
+constexpr int64_t kAhead = 2;       // rows whose memory is asked for before they are added
 constexpr int64_t kClusters = 16;   // clusters whose means a task takes
 
 }  // namespace
@@ -66,6 +67,7 @@ void Sums::apply_run(const int64_t* entries, int64_t count, int64_t cluster, boo
   if (shared) std::fill(local, local + rows_.padded, int64_t{0});
   for (int64_t i = 0; i < count; ++i) {
     const int64_t row = entries[i] / 2;
+    if (i + kAhead < count) rows_.prefetch(entries[i + kAhead] / 2);
     kernels_.load(rows_, row, y);
     kernels_.add(y, row_weights_ == nullptr ? 1 : row_weights_[row], frame_.sum_scale, entries[i] % 2 == 0 ? 1 : -1, target,
                  rows_.padded);

@@ -1,0 +1,187 @@
+"""k-means from the same start for the same number of iterations, and from a former result after some rows changed."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from adaptinf_kernels import kmeans
+from torch import Tensor
+
+from benchmarks.case import Case, Contender, Outputs, Setting, Verdict, Workload
+from benchmarks.cases.common import cost, normal
+from benchmarks.peers import module
+
+BLOCK = 16384
+"""Rows whose distances are held at a time."""
+
+
+class Inertia:
+    """The float64 inertia of the centroids is within ``tolerance`` of that of ``expected`` centroids, relatively.
+
+    It may be lower: another path may end in a better place.
+    """
+
+    def __init__(self, x: Tensor, expected: Callable[[], Tensor], tolerance: float) -> None:
+        self._x, self._tolerance = x, tolerance
+        self._expected = expected
+
+    def check(self, outputs: Outputs) -> Verdict:
+        expected = _inertia(self._x, self._expected())
+        error = max((float(f) - e) / e for f, e in zip(_inertia(self._x, outputs["centroids"]), expected, strict=True))
+        passed = math.isfinite(error) and error <= self._tolerance
+        return Verdict(passed, error, self._tolerance, "inertia")
+
+
+class Settled:
+    """A float64 iteration from the centroids lowers the inertia by less than 1e-6 of it."""
+
+    def __init__(self, x: Tensor) -> None:
+        self._x = x
+
+    def check(self, outputs: Outputs) -> Verdict:
+        centroids = outputs["centroids"].double()
+        return Inertia(self._x, lambda: _lloyd(self._x.double(), centroids, 1, torch.float64), 1e-6).check(outputs)
+
+
+def _inertia(x: Tensor, centroids: Tensor) -> list[float]:
+    """Of each problem, in float64."""
+    return [
+        sum(
+            float(torch.cdist(part, c, compute_mode="use_mm_for_euclid_dist").amin(1).square().sum())
+            for part in rows.double().split(BLOCK)
+        )
+        for rows, c in zip(x, centroids.double(), strict=True)
+    ]
+
+
+def _lloyd(x: Tensor, start: Tensor, iterations: int, dtype: torch.dtype) -> Tensor:
+    """Plain torch: products in ``dtype``, everything else in the dtype of ``x``; problems one after the other."""
+    return torch.stack([_lloyd_one(rows, c, iterations, dtype) for rows, c in zip(x, start, strict=True)])
+
+
+def _lloyd_one(x: Tensor, c: Tensor, iterations: int, dtype: torch.dtype) -> Tensor:
+    k, narrow = len(c), x.to(dtype)
+    for _ in range(iterations):
+        half, columns = c.square().sum(1) / 2, c.to(dtype).T
+        labels = torch.cat([(half - part @ columns).argmin(1) for part in narrow.split(BLOCK)])
+        counts = torch.bincount(labels, minlength=k)
+        sums = torch.zeros_like(c).index_add_(0, labels, x)
+        c = torch.where(counts[:, None] > 0, sums / counts.clamp_min(1)[:, None], c)
+    return c
+
+
+def _batched(x: Tensor, start: Tensor, iterations: int) -> Tensor:
+    """All problems in one batched product."""
+    c, (b, k, d) = start, start.shape
+    for _ in range(iterations):
+        labels = torch.baddbmm(c.square().sum(2)[:, None] / 2, x, c.mT, alpha=-1).argmin(2)
+        flat = (labels + k * torch.arange(b, device=x.device)[:, None]).flatten()
+        counts = torch.bincount(flat, minlength=b * k)[:, None]
+        sums = torch.zeros(b * k, d, dtype=x.dtype, device=x.device).index_add_(0, flat, x.flatten(0, 1))
+        c = torch.where(counts > 0, sums / counts.clamp_min(1), c.flatten(0, 1)).view(b, k, d)
+    return c
+
+
+def _scikit_learn(x: Tensor, start: Tensor, iterations: int) -> Callable[[], Tensor]:
+    cluster = module("sklearn.cluster", "scikit-learn")
+
+    def fit() -> Tensor:
+        found = [
+            cluster.KMeans(len(c), init=c, n_init=1, max_iter=iterations, tol=0, algorithm="lloyd").fit(rows)
+            for rows, c in zip(x.numpy(), start.numpy(), strict=True)
+        ]
+        return torch.stack([torch.from_numpy(one.cluster_centers_) for one in found])
+
+    return fit
+
+
+def _faiss(x: Tensor, start: Tensor, iterations: int) -> Callable[[], Tensor]:
+    faiss = module("faiss", "faiss-cpu")
+
+    def fit() -> Tensor:
+        found = []
+        for rows, c in zip(x.numpy(), start.numpy(), strict=True):
+            one = faiss.Kmeans(rows.shape[1], len(c), niter=iterations, max_points_per_centroid=len(rows), nredo=1)
+            one.train(rows, init_centroids=c)  # it may stop early, where its objective no longer falls
+            found.append(torch.from_numpy(one.centroids.copy()))
+        return torch.stack(found)
+
+    return fit
+
+
+def _build(setting: Setting, *, problems: int, n: int, d: int, k: int, iterations: int, blobs: bool) -> Workload:
+    if setting.tiny:
+        n, k, d, iterations = n // 100, max(2, k // 100), min(d, 32), 3
+    x = normal(setting, problems, n, d, dtype=torch.float32)
+    if blobs:
+        centres = normal(setting, problems, 2 * k, d, dtype=torch.float32, seed=1) / 2
+        x += centres[:, torch.arange(n, device=x.device) * 7919 % (2 * k)]
+    start = x[:, :k].clone()
+    expected = functools.cache(lambda: _lloyd(x.double(), start.double(), iterations, torch.float64))
+
+    def ours(impl: str, precision: Any) -> Tensor:
+        found = kmeans(x, k, init=start, max_iter=iterations, stop="labels", precision=precision, impl=impl)
+        return found.centroids
+
+    def named(centroids: Tensor) -> Outputs:
+        return {"centroids": centroids}
+
+    flops = cost(2.0 * problems * n * k * d * iterations, [x], 4.0 * problems * k * d, torch.bfloat16)
+    # of few rows each label weighs more: one rounding to bfloat16
+    exact, rough = Inertia(x, expected, 1e-6), Inertia(x, expected, 2**-8 if setting.tiny else 1e-4)
+    contenders = [
+        Contender("native", lambda: lambda: ours("native", "exact"), exact, named, ours=True, cost=flops),
+        Contender("native, fast", lambda: lambda: ours("native", "fast"), rough, named, ours=True, cost=flops),
+        Contender("scikit-learn", lambda: _scikit_learn(x, start, iterations), rough, named),
+        Contender("faiss", lambda: _faiss(x, start, iterations), rough, named),
+        Contender("torch", lambda: lambda: _lloyd(x, start, iterations, x.dtype), rough, named),
+        Contender("torch, bfloat16", lambda: lambda: _lloyd(x, start, iterations, torch.bfloat16), rough, named),
+    ]
+    if problems > 1:
+        contenders.append(Contender("torch, batched", lambda: lambda: _batched(x, start, iterations), rough, named))
+    shape = {"problems": problems, "N": n, "d": d, "K": k, "iterations": iterations}
+    return Workload(shape, tuple(contenders), problems * n)
+
+
+def _build_warm(setting: Setting, *, n: int, d: int, k: int) -> Workload:
+    """1 % of the rows are replaced by others of the same centres; every fit runs until no label changes."""
+    if setting.tiny:
+        n, k, d = n // 100, k // 32, min(d, 32)
+    centres = normal(setting, k, d, dtype=torch.float32, seed=1)
+    x = normal(setting, n, d, dtype=torch.float32) / 2 + centres[torch.arange(n) * 7919 % k]
+    former = kmeans(x, k, init=x[:k], max_iter=1000, stop="labels").centroids
+    new = torch.arange(n) % 100 == 0
+    x[new] = (normal(setting, n, d, dtype=torch.float32, seed=2) / 2 + centres[torch.arange(n) * 104729 % k])[new]
+
+    def fit(start: Tensor, max_iter: int) -> Tensor:
+        return kmeans(x, k, init=start, max_iter=max_iter, stop="labels", impl="native").centroids
+
+    def named(centroids: Tensor) -> Outputs:
+        return {"centroids": centroids[None]}
+
+    one = Inertia(x[None], lambda: _lloyd(x[None].double(), x[None, :k].double(), 1, torch.float64), 1e-6)
+    contenders = [
+        Contender("refit", lambda: lambda: fit(x[:k], 1000), Settled(x[None]), named, ours=True),
+        Contender("warm", lambda: lambda: fit(former, 1000), Settled(x[None]), named, ours=True),
+        Contender("one iteration", lambda: lambda: fit(x[:k], 1), one, named, ours=True),
+    ]
+    return Workload({"N": n, "d": d, "K": k, "replaced": "1 %"}, tuple(contenders), n)
+
+
+def _case(name: str, rank: int, **shape: Any) -> Case:
+    build = functools.partial(_build, **{"problems": 1, "blobs": True, **shape})
+    return Case(f"kmeans-{name}", build, "scikit-learn", rank, ("cpu",), ("native", "scikit-learn"))
+
+
+CASES = (
+    _case("100000x128-256", 50, n=100_000, d=128, k=256, iterations=20),
+    _case("50000x512-1000", 51, n=50_000, d=512, k=1000, iterations=10),
+    _case("20000x2048-100", 52, n=20_000, d=2048, k=100, iterations=20, blobs=False),
+    _case("64-of-2000x64-16", 53, problems=64, n=2000, d=64, k=16, iterations=20, blobs=False),
+    _case("40000x768-4000", 54, n=40_000, d=768, k=4000, iterations=6),
+    Case("kmeans-warm", functools.partial(_build_warm, n=100_000, d=128, k=256), "refit", 55, ("cpu",)),
+)
