@@ -143,7 +143,7 @@ setup(
             depends=[
                 str(path.relative_to(ROOT))
                 for path in sorted((ROOT / "csrc").rglob("*"))
-                if path.suffix in (".h", ".cu")
+                if path.suffix in (".h", ".cu", ".cuh")
             ],
             include_dirs=[str(ROOT / "csrc"), pybind11.get_include()],
             extra_compile_args=CXX_FLAGS,

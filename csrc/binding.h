@@ -26,6 +26,7 @@ CpuLevel parse_level(const std::string& name);
 void bind_grad_gram(py::module_& module);
 void bind_grad_sketch(py::module_& module);
 void bind_kmeans(py::module_& module);
+void bind_kmeans_cuda(py::module_& module);
 void bind_semdedup(py::module_& module);
 void bind_sketch(py::module_& module);
 void bind_token_scores(py::module_& module);

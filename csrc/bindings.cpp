@@ -35,6 +35,7 @@ PYBIND11_MODULE(_C, module) {
   bind_grad_gram(module);
   bind_grad_sketch(module);
   bind_kmeans(module);
+  bind_kmeans_cuda(module);
   bind_semdedup(module);
   bind_sketch(module);
   bind_token_scores(module);

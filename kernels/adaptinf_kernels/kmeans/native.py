@@ -1,4 +1,4 @@
-"""The primitives of ``ops.py`` by the native module (``csrc/kmeans/``), on the CPU."""
+"""The primitives of ``ops.py`` by the native module (``csrc/kmeans/``) on the CPU; ``native_cuda.py`` has CUDA."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from adaptinf_kernels import _native
+from adaptinf_kernels.kmeans import native_cuda
 from adaptinf_kernels.kmeans.arithmetic import Frame
 from adaptinf_kernels.kmeans.ops import Assigned, Empty, Extremes, Fit
 from torch import Tensor
@@ -14,14 +15,16 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def not_supported_reasons(primitive: str, x: Tensor, *inputs: Any) -> list[str]:
-    """CPU tensors of floating point."""
-    if x.device.type != "cpu":
-        return [f"it serves the CPU, not {x.device.type}"]
+    """Tensors of floating point on the CPU; what ``native_cuda`` takes on CUDA devices."""
+    if x.device.type == "cuda":
+        return native_cuda.not_supported_reasons(primitive, x, *inputs)
     reasons = [] if x.dtype in _DTYPES else [f"x is {x.dtype}; it takes float32, float16, bfloat16 and float64"]
     return [*_native.reasons_against(x.device), *reasons]
 
 
 def run(primitive: str, x: Tensor, *inputs: Any) -> Any:
+    if x.device.type == "cuda":
+        return native_cuda.run(primitive, x, *inputs)
     return _PRIMITIVES[primitive](_native.rows_contiguous(x.detach()), *inputs)
 
 

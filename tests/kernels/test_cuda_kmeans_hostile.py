@@ -1,0 +1,114 @@
+"""The CUDA entry of k-means under hostile numbers, in a process of its own: an error, with or without a GPU."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from adaptinf_kernels import build_info
+from adaptinf_kernels._native import native
+
+if not build_info()["native"]:
+    pytest.skip(build_info()["reason"], allow_module_level=True)
+
+F32, F64, I64, I8 = 0x220, 0x240, 0x40, 0x08
+
+
+def tensor(dtype: int, *shape: int, pointer: str = "P", device: str = "2, 0") -> str:
+    strides = [1] if len(shape) == 1 else [shape[1], 1]
+    return f"({pointer}, {list(shape)}, {strides}, {dtype}, {device})"
+
+
+OUTPUTS = [tensor(I64, 6), tensor(F64, 6), tensor(I64, 3, 2), tensor(I64, 3), tensor(I64, 3), tensor(F64, 3)]
+OUTPUTS += [tensor(I64, 2)] * 3
+
+
+def call(**changes: str) -> str:
+    """Two problems of 4 and 2 rows and 2 columns, of 2 clusters and 1; all in host memory that claims to be a GPU's."""
+    arguments = {
+        "x": tensor(F32, 6, 2),
+        "cu_rows": "[0, 4, 6]",
+        "cu_clusters": "[0, 2, 3]",
+        "centroids": tensor(F32, 3, 2),
+        "weights": "None",
+        "frame": f"[{', '.join([tensor(F64, 2, 2)] + [tensor(F64, 2)] * 4)}]",
+        "threshold": tensor(F64, 2),
+        "max_iter": "3",
+        "options": "(False, 1, False, False)",
+        "outputs": f"[{', '.join(OUTPUTS)}]",
+        "workspace": tensor(I8, 1 << 16),
+        "stream": "0",
+    }
+    assert changes.keys() <= arguments.keys()
+    return f"_C.kmeans_fit_cuda({', '.join({**arguments, **changes}.values())})"
+
+
+HOSTILE = {
+    call(x=tensor(F32, 6, 2, device="1, 0")): "x: must be on the CUDA device",
+    call(x=tensor(F64, 6, 2)): "x: dtype",
+    call(x=tensor(F32, 6, 2, pointer="0")): "x: null pointer",
+    call(x=f"(P, [6, 2], [-2, 1], {F32}, 2, 0)"): "x: rows overlap or run backwards",
+    call(x=f"(P, [6, 2], [4, 2], {F32}, 2, 0)"): "x: the last stride",
+    call(x=f"(P, [2**41, 1], [0, 1], {F32}, 2, 0)"): "x: more than",
+    call(cu_rows="[]"): "cu_rows: must run from 0 to 6",
+    call(cu_rows="[0, 4, 5]"): "cu_rows: must run from 0 to 6",
+    call(cu_rows="[0, 7, 6]"): "cu_rows: must not fall",
+    call(cu_rows="[0, -1, 6]"): "cu_rows: must not fall",
+    call(cu_rows="[0, 2**70, 6]"): "incompatible",
+    call(cu_clusters="[0, 3]"): "as many as cu_rows",
+    call(cu_clusters="[0, 3, 3]"): "problem 1 has rows and no clusters",
+    call(cu_clusters="[1, 2, 3]"): "cu_clusters: must run from 0",
+    call(cu_clusters="[0, 2, 2**31]"): "more than 2.30 clusters",
+    call(centroids=tensor(F32, 3, 3)): r"centroids: must be \[3, 2\]",
+    call(centroids=f"(P, [3, 2], [4, 1], {F32}, 2, 0)"): "centroids: must be contiguous",
+    call(centroids=tensor(F32, 3, 2, device="2, 1")): "centroids: must be on the CUDA device of x",
+    call(weights=tensor(F64, 5)): r"weights: must be \[6\]",
+    call(frame="[]"): "frame: must be origin",
+    call(frame=f"[{', '.join([tensor(F64, 2)] * 5)}]"): "origin: needs 2 sizes",
+    call(threshold=tensor(F32, 2)): "threshold: dtype",
+    call(max_iter="-1"): "max_iter: is negative",
+    call(options="(False, 3, False, False)"): "empty: must be",
+    call(outputs="[]"): "outputs: must be nine",
+    call(outputs=f"[{', '.join([tensor(I64, 5), *OUTPUTS[1:]])}]"): r"labels: must be \[6\]",
+    call(outputs=f"[{', '.join([tensor(I64, 6, pointer='P + 4'), *OUTPUTS[1:]])}]"): "labels: pointer is not aligned",
+    call(workspace=tensor(I8, 100)): r"workspace: must be|no CUDA part",
+    "_C.kmeans_fit_cuda_workspace(-1, 2, 3, 1, False, False)": "negative",
+    "_C.kmeans_fit_cuda_workspace(2**41, 2, 3, 1, False, False)": "beyond its limit",
+    call(workspace=f"(P, [SIZE], [1], {I8}, 2, 0)"): "cuda|CUDA",
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[str, str]:
+    """Call -> the error it raised, all in one process."""
+    lines = [
+        "import ctypes, json, sys",
+        f"sys.path.insert(0, {str(Path(native().__file__).parent.parent)!r})",
+        "from adaptinf_kernels import _C",
+        "memory = (ctypes.c_int64 * (1 << 15))()",
+        "P = (ctypes.addressof(memory) + 255) // 256 * 256",
+        "SIZE = _C.kmeans_fit_cuda_workspace(6, 2, 3, 2, False, False) if _C.build_info()['cuda']['built'] else 1",
+        "found = {}",
+    ]
+    for one in HOSTILE:
+        lines += [
+            f"print({one!r}, file=sys.stderr, flush=True)",
+            "try:",
+            f"    {one}",
+            f"    found[{one!r}] = 'no error'",
+            "except (ValueError, TypeError, RuntimeError) as error:",
+            f"    found[{one!r}] = str(error)",
+        ]
+    lines += ["assert not any(memory), 'memory was written'", "print(json.dumps(found))"]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"died in {done.stderr[-800:]}"
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("one", HOSTILE)
+def test_hostile_numbers_raise(outcomes: dict[str, str], one: str) -> None:
+    assert re.search(HOSTILE[one], outcomes[one])
