@@ -15,7 +15,7 @@ from adaptinf.progress import progress
 Rank = Literal["given", "hard", "easy"]
 Keep = Literal["greedy", "reference", "components"]
 
-SAMPLE = 256
+SAMPLE = 128
 """Rows per cluster that k-means is fitted to, where there are more."""
 
 ROWS_AT_ONCE = 65_536
@@ -50,7 +50,7 @@ def dedup(
 ) -> DedupResult:
     """Remove rows whose cosine to one before them in their cluster exceeds ``1 - eps``.
 
-    Spherical k-means is fitted to at most 256 rows a cluster, drawn by ``seed``; every row then goes to its nearest
+    Spherical k-means is fitted to at most 128 rows a cluster, drawn by ``seed``; every row then goes to its nearest
     centroid. Near-duplicates in two clusters are not found: fewer clusters miss fewer and cost more, one misses none.
     Beside ``rows`` (which may be a memory map) memory is O(N), the sample, and a block of rows with their clusters.
 
