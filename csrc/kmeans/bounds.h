@@ -26,8 +26,8 @@ class Bounds {
     const double near = unit_ ? centroids.shortest() * centroids.shortest() * (1 - kNear) : 0;
     const double above = squared * (1 + kNear) + far - 2 * (found.top - found.excess);
     const double below = squared * (1 - kNear) + near - 2 * found.others;
-    upper_[row] = static_cast<float>(std::sqrt(std::max(above, 0.0)) * (1 + kNear));
-    lower_[row] = below > 0 ? static_cast<float>(std::sqrt(below) * (1 - kNear)) : 0;
+    upper_[row] = std::sqrt(static_cast<float>(std::max(above, 0.0))) * static_cast<float>(1 + kNear);
+    lower_[row] = below > 0 ? std::sqrt(static_cast<float>(below)) * static_cast<float>(1 - kNear) : 0;
   }
 
   // Loosens by how far centroids moved. Call before keeps().

@@ -1,7 +1,6 @@
 #include "packing.h"
 
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 namespace adaptinf::kmeans {
@@ -24,12 +23,6 @@ uint32_t bits_of(float value) {
   return bits;
 }
 
-float float_of(uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
 // The least bfloat16 that is not below; a NaN stays one.
 uint32_t brain_up(float value) {
   const uint32_t bits = bits_of(value);
@@ -48,12 +41,6 @@ Slack Packing::put(double first, double second, uint32_t* out) const {
     out[0] = brain_up(a) | brain_up(b) << 16;
   }
   return slack(out - data_words_);
-}
-
-Slack Packing::slack(const uint32_t* row) const {
-  const uint32_t* at = row + data_words_;
-  if (!kernels_.brain) return {float_of(at[0]), float_of(at[1])};
-  return {float_of(at[0] << 16), float_of(at[0] & 0xffff0000u)};
 }
 
 double Packing::row(const double* y, bool fast, uint32_t* out) const {

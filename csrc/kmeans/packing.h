@@ -10,6 +10,8 @@
 // score that the screen stands for is far below the second g.
 #pragma once
 
+#include <cstring>
+
 #include "kernels.h"
 #include "memory.h"
 
@@ -39,7 +41,14 @@ class Packing {
   // Packs a centroid, `stride` words from one of its words to the next; `scratch` holds `words`. Gives n_j and s_j.
   Slack centroid(const double* c, bool fast, uint32_t* scratch, uint32_t* out, int64_t stride, double* norm) const;
 
-  Slack slack(const uint32_t* row) const;
+  Slack slack(const uint32_t* row) const {
+    uint32_t words[2] = {row[data_words_], 0};
+    if (kernels_.brain) words[1] = words[0] & 0xffff0000u, words[0] <<= 16;
+    else words[1] = row[data_words_ + 1];
+    Slack found;
+    std::memcpy(&found, words, sizeof found);
+    return found;
+  }
 
  private:
   Slack put(double first, double second, uint32_t* out) const;

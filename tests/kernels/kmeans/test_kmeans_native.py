@@ -256,5 +256,5 @@ def test_rows_beyond_two_to_the_31() -> None:
 
 def test_what_it_refuses() -> None:
     x = noise(10, 3)
-    assert native.not_supported_reasons("extremes", x.to("meta"), None) == ["it serves the CPU, not meta"]
+    assert "meta" in native.not_supported_reasons("extremes", x.to("meta"), None)[0]
     assert "int64" in native.not_supported_reasons("extremes", x.long(), None)[0]
