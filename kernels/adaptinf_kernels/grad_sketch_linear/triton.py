@@ -1,4 +1,4 @@
-"""Triton: sjlt with or without preconditioner, see ``triton_kernels.py``, and xorts, see ``triton_xorts.py``."""
+"""Triton: sjlt by ``triton_kernels.py``, rademacher by ``triton_dense.py`` and xorts by ``triton_xorts.py``."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ def run(
     x: Tensor, grad_out: Tensor, cu_seqlens: Tensor, sketch: Sketch, name: str, state: State, norms: bool
 ) -> tuple[Tensor, Tensor]:
     """([B, k] with entries of +-1, squared norms [B] or [0]), both float32."""
+    from adaptinf_kernels.grad_sketch_linear import triton_dense, triton_xorts
     from adaptinf_kernels.grad_sketch_linear import triton_kernels as kernels
-    from adaptinf_kernels.grad_sketch_linear import triton_xorts
 
+    if sketch.kind == "rademacher":
+        return triton_dense.linear_dense(x, grad_out, cu_seqlens, sketch, name, state, norms)
     if sketch.kind == "xorts":
         squares = kernels.squared_norms(x, grad_out, cu_seqlens) if norms else x.new_empty(0, dtype=torch.float32)
         return triton_xorts.linear_xorts(x, grad_out, cu_seqlens, sketch, name), squares

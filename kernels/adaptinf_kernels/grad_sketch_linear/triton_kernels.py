@@ -18,6 +18,52 @@ from torch import Tensor
 _GROUPS = 128
 """Programs that share the tiles of one sample: each leaves k numbers to be added up."""
 
+PLAIN = Sketch("sjlt", 64)
+"""For blocks whose sketch does not matter: its tiles are small and ask for nothing."""
+
+
+@triton.jit
+def product(
+    x, grad_out, row0, column0, length, d_in, d_out, stride_x, stride_g,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """float32 [BM, BN] of a sample's ``G^T X`` from (row0, column0) on; the pointers are at its first token."""
+    token = tl.arange(0, BK)
+    row, column = row0 + tl.arange(0, BM), column0 + tl.arange(0, BN)
+    g_at = grad_out + token[None, :].to(tl.int64) * stride_g + row[:, None]
+    x_at = x + token[:, None].to(tl.int64) * stride_x + column[None, :]
+    block = tl.zeros((BM, BN), tl.float32)
+    for done in range(0, length, BK):
+        here = token < length - done
+        g_t = tl.load(g_at, mask=here[None, :] & (row < d_out)[:, None], other=0.0)
+        x_t = tl.load(x_at, mask=here[:, None] & (column < d_in)[None, :], other=0.0)
+        if x_t.dtype != g_t.dtype:
+            g_t, x_t = g_t.to(tl.float32), x_t.to(tl.float32)
+        block = tl.dot(g_t, x_t, block, input_precision=PRECISION, out_dtype=tl.float32)
+        g_at += BK * stride_g
+        x_at += BK * stride_x
+    return block
+
+
+@triton.jit
+def directed(
+    block, row0, column0, first, second, d_in, d_out, keep1, new1, keep2, new2, eps, unbias1, unbias2,
+    FORM: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """The direction of a block of the gradient; entries outside the weight have none."""
+    row, column = tl.arange(0, BM)[:, None], tl.arange(0, BN)[None, :]
+    if FORM != "":
+        inside = (row0 + row < d_out) & (column0 + column < d_in)
+        m = 0.0
+        if FORM != "diagonal":
+            corner = first + row0.to(tl.int64) * d_in + column0
+            m = tl.load(corner + row * d_in + column, mask=inside, other=0.0).to(tl.float32)
+        corner = second + row0.to(tl.int64) * d_in + column0
+        v = tl.load(corner + row * d_in + column, mask=inside, other=0.0).to(tl.float32)
+        block = direction(block, m, v, keep1, new1, keep2, new2, eps, unbias1, unbias2, FORM)
+        block = tl.where(inside, block, 0.0)
+    return block
+
 
 @triton.jit
 def absorb(
@@ -47,17 +93,9 @@ def absorb(
     BN: tl.constexpr,
 ):
     """``z`` and ``total`` with a finished block of the gradient added: its direction, its square, its sketch."""
-    row, column = tl.arange(0, BM)[:, None], tl.arange(0, BN)[None, :]
-    if FORM != "":
-        inside = (row0 + row < d_out) & (column0 + column < d_in)
-        m = 0.0
-        if FORM != "diagonal":
-            corner = first + row0.to(tl.int64) * d_in + column0
-            m = tl.load(corner + row * d_in + column, mask=inside, other=0.0).to(tl.float32)
-        corner = second + row0.to(tl.int64) * d_in + column0
-        v = tl.load(corner + row * d_in + column, mask=inside, other=0.0).to(tl.float32)
-        block = direction(block, m, v, keep1, new1, keep2, new2, eps, unbias1, unbias2, FORM)
-        block = tl.where(inside, block, 0.0)
+    block = directed(
+        block, row0, column0, first, second, d_in, d_out, keep1, new1, keep2, new2, eps, unbias1, unbias2, FORM, BM, BN
+    )
     if NORMS:
         total += tl.sum(block * block)
     for t in range(SLICES):
@@ -113,24 +151,11 @@ def linear_sjlt_kernel(
 
     z = tl.zeros((SLICES, P * Q), tl.float32)
     total = 0.0
-    token = tl.arange(0, BK)
     across = (d_in + BN - 1) // BN
     last = tl.where(length > 0, tl.minimum((group + 1) * tiles_of_group, tiles), 0)
     for tile in range(group * tiles_of_group, last):
         row0, column0 = tile // across * BM, tile % across * BN
-        row, column = row0 + tl.arange(0, BM), column0 + tl.arange(0, BN)
-        g_at = grad_out + token[None, :].to(tl.int64) * stride_g + row[:, None]
-        x_at = x + token[:, None].to(tl.int64) * stride_x + column[None, :]
-        block = tl.zeros((BM, BN), tl.float32)
-        for done in range(0, length, BK):
-            here = token < length - done
-            g_t = tl.load(g_at, mask=here[None, :] & (row < d_out)[:, None], other=0.0)
-            x_t = tl.load(x_at, mask=here[:, None] & (column < d_in)[None, :], other=0.0)
-            if x_t.dtype != g_t.dtype:
-                g_t, x_t = g_t.to(tl.float32), x_t.to(tl.float32)
-            block = tl.dot(g_t, x_t, block, input_precision=PRECISION, out_dtype=tl.float32)
-            g_at += BK * stride_g
-            x_at += BK * stride_x
+        block = product(x, grad_out, row0, column0, length, d_in, d_out, stride_x, stride_g, BM, BN, BK, PRECISION)
         if PIECES == 1:
             z, total = absorb(
                 z, total, block, row0, column0, first, second, d_in, d_out, key, keep1, new1, keep2, new2, eps, unbias1,
@@ -226,7 +251,7 @@ def linear_sjlt(
 
 def squared_norms(x: Tensor, grad_out: Tensor, cu_seqlens: Tensor) -> Tensor:
     """float32 [B] of the gradients themselves, whose smallest sketch is made beside them and dropped."""
-    return linear_sjlt(x, grad_out, cu_seqlens, Sketch("sjlt", 64), 0, NONE, norms=True)[1]
+    return linear_sjlt(x, grad_out, cu_seqlens, PLAIN, 0, NONE, norms=True)[1]
 
 
 def compilations() -> list[Compilation]:

@@ -7,8 +7,8 @@ from adaptinf_kernels.sketch.definition import Sketch
 MOST = 8192
 """Numbers that a program keeps in registers while it goes through a weight."""
 
-TRANSFORMS = 16, 4096
-"""Least and most k of xorts by transforms: the smallest matrix product's side, a token's numbers in registers."""
+TRANSFORMS = 16, 8192
+"""Least and most k of xorts by transforms: the side of the smallest matrix product, and two programs a token."""
 
 SOURCES = 32768
 """Most k of xorts by moving entries: what the tables of ``xorts_sources`` count up to."""
@@ -22,10 +22,8 @@ def linear_limits(sketch: Sketch) -> list[str]:
         return sjlt_limits(sketch)
     if sketch.kind == "kron":
         return [_KRON]
-    if sketch.kind == "rademacher":
-        return ["it has no kernel for kind 'rademacher'"]
     low, high = TRANSFORMS
-    if not low <= sketch.k <= high:
+    if sketch.kind == "xorts" and not low <= sketch.k <= high:
         return [f"its transforms of xorts have k from {low} to {high}, not {sketch.k}"]
     return []
 

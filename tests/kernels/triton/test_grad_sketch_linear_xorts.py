@@ -18,7 +18,7 @@ SKETCHES = [
     Sketch("xorts", 256, repetitions=2),
     Sketch("xorts", 512, seed=7),
 ]
-LARGE = [Sketch("xorts", 2048), Sketch("xorts", 4096, repetitions=4)]
+LARGE = [Sketch("xorts", 2048), Sketch("xorts", 4096, repetitions=4), Sketch("xorts", 8192, repetitions=2)]
 PROBLEMS = {
     "T=1": cases.linear([1], 9, 5),
     "T=63": cases.linear([63], 40, 70),
@@ -28,6 +28,7 @@ PROBLEMS = {
     "several chunks of ids": cases.linear([5, 0, 66], 257, 530),
     "1x300": cases.linear([70, 3], 300, 1),
     "no sample": cases.linear([], 8, 8),
+    "more ids than 8192 buckets": cases.linear([2], 9, 8200),
 }
 SOME = cases.linear([7, 31, 1, 0, 64, 33], 37, 19)
 
@@ -36,7 +37,8 @@ SOME = cases.linear([7, 31, 1, 0, 64, 33], 37, 19)
     ("name", "sketch"),
     [(name, SKETCHES[number % 4]) for number, name in enumerate(PROBLEMS)]
     + [(name, sketch) for name in ("empty", "several chunks of ids") for sketch in SKETCHES]
-    + [("empty", sketch) for sketch in LARGE],
+    + [("empty", sketch) for sketch in LARGE]
+    + [("more ids than 8192 buckets", LARGE[2])],
     ids=cases.ident,
 )
 def test_equals_the_sketch_of_the_exact_gradients(name: str, sketch: Sketch) -> None:

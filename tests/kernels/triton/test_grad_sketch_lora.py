@@ -34,6 +34,11 @@ def test_xorts(name: str) -> None:
     oracle.check(PROBLEMS[name], Sketch("xorts", 128, seed=4, repetitions=2), "triton")
 
 
+@pytest.mark.parametrize("name", ["r=8", "dora", "adam dora"])
+def test_rademacher(name: str) -> None:
+    oracle.check(PROBLEMS[name], Sketch("rademacher", 130, seed=4), "triton")
+
+
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("name", ["r=8", "adam dora"])
 def test_half_precision_is_added_in_float32(name: str, dtype: torch.dtype) -> None:

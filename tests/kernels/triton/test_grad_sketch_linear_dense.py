@@ -1,0 +1,129 @@
+"""rademacher of Linear layers by Triton, interpreted, against the defined matrix and exact gradients."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from adaptinf_kernels import Preconditioner, Sketch, grad_sketch_linear
+
+from tests.kernels import sketch_cases as cases
+from tests.kernels import sketch_oracle as oracle
+from tests.kernels.triton.layouts import assert_any_strides, assert_rows_far_apart
+
+SKETCHES = [Sketch("rademacher", 77), Sketch("rademacher", 1, seed=2**63 - 1), Sketch("rademacher", 130, seed=7)]
+PROBLEMS = {
+    "T=1": cases.linear([1], 9, 5),
+    "T=63": cases.linear([63], 40, 70),
+    "T=500": cases.linear([500], 12, 3),
+    "empty": cases.linear([0, 3, 0, 1, 29, 0], 33, 17),
+    "1x1": cases.linear([2, 2], 1, 1),
+    "70x129": cases.linear([5, 0, 66], 129, 70),
+    "1x300": cases.linear([70, 3], 300, 1),
+    "no sample": cases.linear([], 8, 8),
+    "no token": cases.linear([0, 0], 8, 8),
+    "diagonal": cases.linear([6, 0, 70], 40, 33, "diagonal"),
+    "less": cases.linear([6, 0, 40], 33, 17, "less"),
+    "adam": cases.linear([6, 0, 70], 9, 130, "adam"),
+}
+SOME = {"plain": cases.linear([7, 31, 1, 0, 64, 5], 37, 19), "adam": cases.linear([7, 31, 1, 0, 64, 5], 37, 19, "adam")}
+
+
+@pytest.mark.parametrize(
+    ("name", "sketch"), [(name, SKETCHES[number % 3]) for number, name in enumerate(PROBLEMS)], ids=cases.ident
+)
+def test_equals_the_sketch_of_the_exact_gradients(name: str, sketch: Sketch) -> None:
+    problem = PROBLEMS[name]
+    found = oracle.check(problem, sketch, "triton")
+    assert not found.sketch[torch.tensor(problem.lengths) == 0].any()
+
+
+@pytest.mark.parametrize("name", ["tall", "adam"])
+def test_gradients_in_several_pieces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of rows and of samples; samples in one piece or in several have the same bits."""
+    from adaptinf_kernels.grad_sketch_linear import triton_dense
+
+    problem = cases.linear([3, 0, 5, 1], 9, 300) if name == "tall" else cases.linear([3, 0, 5, 1], 5, 130, "adam")
+    monkeypatch.setattr(triton_dense, "_ENTRIES", 1)
+    whole = oracle.check(problem, SKETCHES[0], "triton")
+    monkeypatch.setattr(triton_dense, "_HELD", 3 * 128 * 9)
+    some = problem.run(SKETCHES[0], "triton", return_norms=True)
+    assert torch.equal(some.sketch, whole.sketch)
+    assert some.squared_norms is not None
+    assert whole.squared_norms is not None
+    assert torch.equal(some.squared_norms, whole.squared_norms)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", ["T=63", "less"])
+def test_half_precision_is_added_in_float32(name: str, dtype: torch.dtype) -> None:
+    oracle.check(PROBLEMS[name].cast(dtype), SKETCHES[0], "triton")
+
+
+@pytest.mark.parametrize("half", ["x", "grad_out"])
+def test_mixed_dtypes(half: str) -> None:
+    problem = PROBLEMS["T=63"]
+    tokens = {**problem.tokens, half: problem.tokens[half].bfloat16()}
+    oracle.check(replace(problem, tokens=tokens), SKETCHES[0], "triton")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", SOME)
+def test_a_sample_does_not_see_its_neighbours(name: str, dtype: torch.dtype) -> None:
+    problem, sketch = SOME[name].cast(dtype), SKETCHES[0]
+    whole = problem.run(sketch, "triton", return_norms=True)
+    assert whole.squared_norms is not None
+    for order in ([4], [3], [5, 4, 3, 2, 1, 0], [1] * 3):
+        some = problem.only(order).run(sketch, "triton", return_norms=True)
+        assert torch.equal(some.sketch, whole.sketch[order])
+        assert some.squared_norms is not None
+        assert torch.equal(some.squared_norms, whole.squared_norms[order])
+
+
+def test_entries_outside_the_weight_have_no_direction() -> None:
+    """Without eps theirs would be 0 / 0, and so would that of a sample without tokens."""
+    tokens, bounds = PROBLEMS["less"].tokens, torch.tensor([0, 46, 46])
+    state = Preconditioner.less(torch.zeros(17, 33), torch.zeros(17, 33), eps=0.0)
+    found, expected = (
+        grad_sketch_linear(**tokens, cu_seqlens=bounds, sketch=SKETCHES[0], name="w", preconditioner=state, impl=impl)
+        for impl in ("triton", "reference")
+    )
+    torch.testing.assert_close(found.sketch, expected.sketch, rtol=1e-5, atol=1e-4)
+
+
+def test_any_strides() -> None:
+    assert_any_strides(SOME["plain"].only([2, 5]), SKETCHES[0])
+
+
+def test_rows_far_apart() -> None:
+    assert_rows_far_apart(SOME["plain"].only([2, 5]), SKETCHES[0])
+
+
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf])
+def test_what_is_not_finite_stays_with_its_sample(poison: float) -> None:
+    problem = SOME["plain"]
+    tokens = {**problem.tokens, "grad_out": problem.tokens["grad_out"].clone()}
+    tokens["grad_out"][10, 3] = poison
+    found = replace(problem, tokens=tokens).run(SKETCHES[0], "triton", return_norms=True)
+    others = [0, 2, 3, 4, 5]
+    assert not found.sketch[1].isfinite().any()
+    assert torch.equal(found.sketch[others], problem.run(SKETCHES[0], "triton").sketch[others])
+    assert found.squared_norms is not None
+    assert found.squared_norms.isfinite().tolist() == [True, False, True, True, True, True]
+
+
+def test_bounds_on_a_device_are_clamped() -> None:
+    """Values there are not checked, so no token beyond the given ones is read: straight to the implementation."""
+    from adaptinf_kernels.grad_sketch_linear import triton
+    from adaptinf_kernels.sketch.preconditioner import NONE
+
+    x, g = torch.full((12, 8), 1e30)[2:6].normal_(), torch.full((12, 8), 1e30)[2:6].normal_()
+    wild, tame = torch.tensor([-5, 3, 2, 9, 2**40]), torch.tensor([0, 3, 3, 4, 4])
+    found, norms = triton.run(x, g, wild, SKETCHES[0], "w", NONE, True)
+    # sample 1 runs backwards, so it is empty; sample 2 begins where its own bound says
+    expected = triton.run(x, g, tame, SKETCHES[0], "w", NONE, False)[0]
+    for sample in (0, 1, 3):
+        assert torch.equal(found[sample], expected[sample])
+    assert found.isfinite().all()
+    assert norms.isfinite().all()
