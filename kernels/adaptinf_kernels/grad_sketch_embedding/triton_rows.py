@@ -41,7 +41,7 @@ def xorts_kernel(
     sources += repetition.to(tl.int64) * in_ids
     total = tl.zeros((1 << LEVELS, BUCKETS), tl.float32)
     for begin in range(first, last, 1 << LEVELS):
-        token = begin + tl.arange(0, 1 << LEVELS).to(tl.int64)
+        token = begin + tl.arange(0, 1 << LEVELS).to(tl.int64)  # pyright: ignore[reportOperatorIssue]
         row = tl.load(ids + token, mask=token < last, other=-1).to(tl.int64)
         live = (row >= 0) & (row < vocabulary) & (row != padding)
         code = tl.load(codes + row, mask=live, other=0).to(tl.int32)

@@ -119,18 +119,18 @@ def linear_xorts(x: Tensor, grad_out: Tensor, cu_seqlens: Tensor, sketch: Sketch
     out_sources = xorts_sources(sketch, name, 0, d_out, x.device)
     programs, pieces = slots(len(x), samples, TOKENS), _pieces(k)
     partials = x.new_empty(programs, repetitions, k, dtype=torch.float32)
-    (k1, k2), step = sides(k // pieces), _step(k)
+    k1, k2 = sides(k // pieces)
     launch(
         linear_xorts_kernel, (programs, repetitions, pieces), x, grad_out, cu_seqlens, in_sources, out_sources,
         partials, samples, len(x), d_in, d_out, x.stride(0), grad_out.stride(0), in_sources.shape[1],
-        out_sources.shape[1], TOKENS=TOKENS, STEP=step, K1=k1, K2=k2, PIECES=pieces, num_warps=_warps(step * k),
+        out_sources.shape[1], TOKENS=TOKENS, STEP=_step(k), K1=k1, K2=k2, PIECES=pieces, num_warps=_warps(k),
         num_stages=1,
     )  # fmt: skip
     sums, rows = add_slots(partials, cu_seqlens, len(x)), _rows(k)
     z = torch.empty_like(sums)
     launch(
         transform_back_kernel, (samples, pieces), sums, z, ROWS=rows, K1=k1, K2=k2, PIECES=pieces,
-        num_warps=_warps(rows * k), num_stages=1,
+        num_warps=_back_warps(rows * k), num_stages=1,
     )  # fmt: skip
     return z
 
@@ -145,7 +145,12 @@ def _step(k: int) -> int:
     return max(1, min(2048 // k, TOKENS))
 
 
-def _warps(numbers: int) -> int:
+def _warps(k: int) -> int:
+    """With eight, k = 256 spills on compute capability 8.0."""
+    return 8 if k > 256 else 4
+
+
+def _back_warps(numbers: int) -> int:
     return 8 if numbers >= 2048 else 4
 
 
@@ -164,23 +169,21 @@ def compilations() -> list[Compilation]:
 
 
 def _compilation(x: torch.dtype, grad_out: torch.dtype, k: int) -> Compilation:
-    (k1, k2), step = sides(k // _pieces(k)), _step(k)
-    constexprs = {"TOKENS": TOKENS, "STEP": step, "K1": k1, "K2": k2, "PIECES": _pieces(k)}
+    k1, k2 = sides(k // _pieces(k))
+    constexprs = {"TOKENS": TOKENS, "STEP": _step(k), "K1": k1, "K2": k2, "PIECES": _pieces(k)}
     pointers = {"x": TYPES[x], "grad_out": TYPES[grad_out], "cu_seqlens": "*i64", "in_sources": "*i16"}
     pointers |= {"out_sources": "*i16", "partials": "*fp32"}
     widths = ("d_in", "d_out", "stride_x", "stride_g", "in_ids", "out_ids")
     signature = pointers | dict.fromkeys(("samples", "tokens", *widths), "i32") | dict.fromkeys(constexprs, "constexpr")
     name = f"linear_xorts {TYPES[x]} {TYPES[grad_out]} k={k}"
-    return Compilation(
-        name, linear_xorts_kernel, signature, constexprs, _warps(step * k), 1, (*pointers, *widths)
-    )  # fmt: skip
+    return Compilation(name, linear_xorts_kernel, signature, constexprs, _warps(k), 1, (*pointers, *widths))
 
 
 def _back_compilation(k: int) -> Compilation:
     k1, k2 = sides(k // _pieces(k))
     constexprs = {"ROWS": _rows(k), "K1": k1, "K2": k2, "PIECES": _pieces(k)}
     signature = {"sums": "*fp32", "out": "*fp32"} | dict.fromkeys(constexprs, "constexpr")
-    warps = _warps(_rows(k) * k)
+    warps = _back_warps(_rows(k) * k)
     return Compilation(
         f"transform_back k={k}", transform_back_kernel, signature, constexprs, warps, 1, ("sums", "out")
     )  # fmt: skip

@@ -36,7 +36,7 @@ def sum_rows(values, LEVELS: tl.constexpr, COLUMNS: tl.constexpr):
 
     By position: the order of ``tl.sum`` may depend on how what was loaded is aligned in memory.
     """
-    for level in tl.static_range(LEVELS):
+    for level in tl.static_range(LEVELS):  # pyright: ignore[reportGeneralTypeIssues]
         pairs = values.reshape(1 << (LEVELS - 1 - level), 2, COLUMNS).permute(0, 2, 1)
         left, right = pairs.split()
         values = left + right
