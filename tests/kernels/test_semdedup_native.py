@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,8 @@ from adaptinf_kernels import build_info, semdedup
 from adaptinf_kernels._native import native
 from adaptinf_kernels.semdedup import native as implementation
 from adaptinf_kernels.semdedup.api import Keep
+
+from tests.kernels.sanitizers import run_sanitized
 
 if not build_info()["native"]:
     pytest.skip(build_info()["reason"], allow_module_level=True)
@@ -238,24 +239,5 @@ def test_numbers_that_are_none_do_no_harm() -> None:
 @pytest.mark.slow
 def test_no_sanitizer_complains(repository: Path, tmp_path: Path) -> None:
     """Every rule on memory of exactly the inputs' sizes, under AddressSanitizer and UBSan."""
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-    csrc, driver = repository / "csrc", tmp_path / "driver"
-    folders = [csrc / "common", csrc / "grad_sketch", csrc / "xorts", csrc / "semdedup"]
-    sources = [path for folder in folders for path in sorted(folder.glob("*.cpp")) if path.name != "bind.cpp"]
-    sources += [repository / "tests" / "kernels" / "semdedup_driver.cpp"]
-    flags = ["-std=c++17", "-O1", "-g1", f"-I{csrc}", "-D_GLIBCXX_ASSERTIONS", "-pthread"]
-    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    built = subprocess.run(
-        [compiler, *flags, *sanitizers, *map(str, sources), "-o", str(driver), "-ldl"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if "cannot find -lasan" in built.stderr or "cannot find -lubsan" in built.stderr:
-        pytest.skip("this compiler has no sanitizers")
-    assert built.returncode == 0, built.stderr[-2000:]
-    done = subprocess.run([str(driver)], capture_output=True, text=True, check=False, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert int(done.stdout) >= 4 * 4 * 5
+    sources = ["common", "grad_sketch", "xorts", "semdedup"]
+    assert run_sanitized(repository, tmp_path, "semdedup_driver.cpp", sources) >= 4 * 4 * 5

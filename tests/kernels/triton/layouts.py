@@ -1,4 +1,4 @@
-"""Layouts of the tokens in memory that must not change a bit, for the tests of every sketch on Triton."""
+"""What must not change a bit of other tokens' or samples' sketches, for the tests of every sketch on Triton."""
 
 from __future__ import annotations
 
@@ -34,3 +34,16 @@ def assert_rows_far_apart(problem: Problem, sketch: Sketch) -> None:
     assert all((len(tensor) - 1) * tensor.stride(0) > 2**31 for tensor in apart.values())
     expected = problem.run(sketch, "triton").sketch
     assert torch.equal(replace(problem, tokens=apart).run(sketch, "triton").sketch, expected)
+
+
+def assert_poison_stays(problem: Problem, sketch: Sketch, poison: float) -> torch.Tensor:
+    """One number of ``grad_out`` in the second of six samples is not finite; that sample's sketch is returned."""
+    tokens = {**problem.tokens, "grad_out": problem.tokens["grad_out"].clone()}
+    tokens["grad_out"][10, 3] = poison
+    found = replace(problem, tokens=tokens).run(sketch, "triton", return_norms=True)
+    others = [0, 2, 3, 4, 5]
+    assert not found.sketch[1].isfinite().all()
+    assert torch.equal(found.sketch[others], problem.run(sketch, "triton").sketch[others])
+    assert found.squared_norms is not None
+    assert found.squared_norms.isfinite().tolist() == [True, False, True, True, True, True]
+    return found.sketch[1]

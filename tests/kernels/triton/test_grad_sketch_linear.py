@@ -10,7 +10,7 @@ from adaptinf_kernels import NotSupportedError, Preconditioner, Sketch, grad_ske
 
 from tests.kernels import sketch_cases as cases
 from tests.kernels import sketch_oracle as oracle
-from tests.kernels.triton.layouts import assert_any_strides, assert_rows_far_apart
+from tests.kernels.triton.layouts import assert_any_strides, assert_poison_stays, assert_rows_far_apart
 
 SKETCHES = [
     Sketch("sjlt", 64),
@@ -101,15 +101,7 @@ def test_rows_far_apart() -> None:
 
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf])
 def test_what_is_not_finite_stays_with_its_sample(poison: float) -> None:
-    problem = SOME["plain"]
-    tokens = {**problem.tokens, "grad_out": problem.tokens["grad_out"].clone()}
-    tokens["grad_out"][10, 3] = poison
-    found = replace(problem, tokens=tokens).run(SKETCHES[0], "triton", return_norms=True)
-    others = [0, 2, 3, 4, 5]
-    assert not found.sketch[1].isfinite().all()
-    assert torch.equal(found.sketch[others], problem.run(SKETCHES[0], "triton").sketch[others])
-    assert found.squared_norms is not None
-    assert found.squared_norms.isfinite().tolist() == [True, False, True, True, True, True]
+    assert_poison_stays(SOME["plain"], SKETCHES[0], poison)
 
 
 def test_bounds_on_a_device_are_clamped() -> None:

@@ -1,0 +1,32 @@
+"""C++ drivers of the native module under AddressSanitizer and UBSan."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+
+def run_sanitized(repository: Path, scratch: Path, driver: str, sources: Sequence[str]) -> int:
+    """Build ``tests/kernels/<driver>`` with these folders or files of ``csrc`` (bindings aside), run it, and return
+    the number that it prints: how many calls it made. What a sanitizer finds fails the test."""
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    csrc, program = repository / "csrc", scratch / "driver"
+    places = [csrc / source for source in sources]
+    files = [file for place in places for file in (sorted(place.glob("*.cpp")) if place.is_dir() else [place])]
+    files = [file for file in files if not file.name.startswith("bind")]
+    flags = ["-std=c++17", "-O1", "-g1", f"-I{csrc}", "-D_GLIBCXX_ASSERTIONS", "-pthread", "-fno-math-errno"]
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    command = [compiler, *flags, *sanitizers, *map(str, files), str(repository / "tests" / "kernels" / driver)]
+    built = subprocess.run([*command, "-o", str(program), "-ldl"], capture_output=True, text=True, check=False)
+    if "cannot find -lasan" in built.stderr or "cannot find -lubsan" in built.stderr:
+        pytest.skip("this compiler has no sanitizers")
+    assert built.returncode == 0, built.stderr[-2000:]
+    done = subprocess.run([str(program)], capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return int(done.stdout)
