@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from adaptinf.capture.batching import Batching, windows
 from adaptinf.capture.features import Features
-from adaptinf.capture.forward import Forward
+from adaptinf.capture.forward import Forward, prepared
 from adaptinf.capture.parameters import Targets, select
 from adaptinf.capture.targets import Layers, Parameters, find_targets
 from adaptinf.data import Sample
@@ -107,7 +107,8 @@ def extract(
     dropped: list[tuple[str, str]] = []
     parts: list[Rows] = []
     known: dict[Hashable, float] = {}
-    with progress(total=len(dataset), description=description, unit="sample") as bar, run.open(), blind.open():
+    bar = progress(total=len(dataset), description=description, unit="sample")
+    with prepared(lm.model, chosen), run.open(), blind.open(), bar:
         for window in windows(_usable(lm, dataset, on_error, dropped)):
             rows = _rows(run, window, batching, bar.update)
             if without_image:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +13,7 @@ from adaptinf_kernels import Sketch, TokenScores, token_scores
 from adaptinf_kernels.token_scores.samples import segment_sum
 from torch import Tensor, nn
 
+from adaptinf.capture.allocator import freed_memory_kept
 from adaptinf.capture.context import Capture, capture
 from adaptinf.capture.layout import Layout, layout
 from adaptinf.capture.merging import merged_adapters
@@ -44,12 +45,8 @@ class Forward:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """For the context: the model frozen, its adapters merged and its products by oneDNN where that changes no more
-        than rounding, its targets tapped."""
+        """For the context, the targets of a ``prepared`` model are tapped and the wanted layer's output is kept."""
         with ExitStack() as stack:
-            stack.enter_context(frozen(self.lm.model))
-            stack.enter_context(merged_adapters(self.lm.model, self.targets))
-            stack.enter_context(fast_products(self.lm.model))
             if self.targets:
                 norms = ["grad_norm"] if "grad_norm" in self.scores else []
                 self.captured = stack.enter_context(
@@ -140,6 +137,14 @@ class Forward:
         out = {name: column.cpu().numpy() for name, column in columns.items()}
         out["n_images"] = np.array([float(encoded.n_images) for encoded in batch])
         return out
+
+
+@contextmanager
+def prepared(model: nn.Module, targets: Collection[str]) -> Iterator[None]:
+    """For the context: the model frozen, its adapters merged and its products by oneDNN where that changes no more than
+    rounding, and what a batch frees kept for the next."""
+    with frozen(model), merged_adapters(model, targets), fast_products(model), freed_memory_kept():
+        yield
 
 
 @contextmanager

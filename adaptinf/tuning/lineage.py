@@ -29,9 +29,7 @@ class Lineage:
     def after(self, step: int) -> LanguageModel:
         lm = self._at(("after", step))
         if lm is None:
-            lm = self._base(merged=self._trained_before(step) if self.config.training.carry_lora == "merge" else [])
-            if step in self.adapters:
-                load_adapter(lm, self.adapters[step])
+            lm = self._after(step)
             self._state = ("after", step)
         return lm
 
@@ -55,6 +53,16 @@ class Lineage:
 
     def _trained_before(self, step: int) -> list[int]:
         return sorted(number for number in self.adapters if number < step)
+
+    def _after(self, step: int) -> LanguageModel:
+        merges = self.config.training.carry_lora == "merge"
+        if self._lm is not None and step in self.adapters and not merges:
+            lm = self._lm  # the stored adapter takes the place of every weight of the one in memory
+        else:
+            lm = self._base(merged=self._trained_before(step) if merges else [])
+        if step in self.adapters:
+            load_adapter(lm, self.adapters[step])
+        return lm
 
     def _base(self, *, merged: list[int], step: int = 0) -> LanguageModel:
         """The base with the given steps' adapters merged in, and a new adapter."""

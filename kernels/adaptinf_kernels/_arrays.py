@@ -43,9 +43,8 @@ def as_matrix(what: str, values: Any) -> Tensor:
         raise ValueError(f"{what} must be [N, d], not {list(values.shape)}")
     if not values.is_floating_point():
         raise TypeError(f"{what} must be floating point, not {values.dtype}")
-    finite = torch.isfinite(values).all(dim=1)
-    if not finite.all():
-        bad = (~finite).nonzero()[:, 0]
+    if values.numel() and not torch.stack(values.aminmax()).isfinite().all():
+        bad = (~torch.isfinite(values).all(dim=1)).nonzero()[:, 0]
         raise ValueError(
             f"{what} has NaN or infinity in {len(bad)} of {len(values)} rows, the first is row {int(bad[0])}"
         )

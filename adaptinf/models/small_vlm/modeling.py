@@ -84,7 +84,8 @@ class SmallVlmModel(_Base):
         """[n, 16, width] tokens of pictures given as pixels [n, 3, 128, 128] or as the encoder's features."""
         with torch.no_grad():
             features = self.vision_tower(pixel_values) if image_features is None else image_features
-            standard = (features.float() - self.feature_mean.float()) / self.feature_std.float()
+            standard = features.to(torch.float32, copy=True)
+            standard.sub_(self.feature_mean.float()).div_(self.feature_std.float())
         return self.connector(standard.to(self.dtype))
 
     def forward(
