@@ -57,6 +57,7 @@ def _read_tasks(config: DataConfig, seed: int, quarantine: Quarantine) -> Iterat
     root = Path(config.root).expanduser()
     if not root.is_dir():
         raise ConfigError("no such folder", item=f"data.root = {root}", remedy="check the path")
+    root = root.resolve()
     bundle = config.source == "bundle"
     specs = BUNDLE if bundle else _by_name(config.tasks)
     for spec in progress(choose(specs, config.order or (BUNDLE_ORDER if bundle else specs)), "reading", unit="task"):

@@ -264,6 +264,18 @@ def test_order_and_wrong_names(tmp_path):
         load_stream(files(tmp_path / "inner", specs[0]), seed=0, quarantine=None)
 
 
+@pytest.mark.parametrize("root", [".", "data", "../here/data", "data/../data"])
+def test_the_root_may_be_relative_to_where_one_stands(tmp_path, monkeypatch, root):
+    place = tmp_path / "here"
+    folder = place if root == "." else place / "data"
+    folder.mkdir(parents=True)
+    write(folder / "a.jsonl", rows("a", 9))
+    monkeypatch.chdir(place)
+    spec = TaskSpec(name="t", train=["a.jsonl"], test_fraction=0.3)
+    (task,) = load_stream(files(root, spec), seed=0, quarantine=None)
+    assert len(task.train) + len(task.test) == 9
+
+
 def test_an_empty_file_is_an_empty_task(tmp_path):
     write(tmp_path / "a.jsonl", [])
     write(tmp_path / "b.jsonl", rows("b", 3))
