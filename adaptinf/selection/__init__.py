@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from adaptinf.selection import baselines as _baselines  # registers its selectors  # noqa: F401
+from adaptinf.selection import methods as _methods  # registers its selectors  # noqa: F401
 from adaptinf.selection.adapt_infinity import PRESETS, AdaptInfinity, select
 from adaptinf.selection.budget import resolve_budget, water_fill
 from adaptinf.selection.ccs import ccs_sample

@@ -7,6 +7,7 @@ import operator
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from adaptinf.errors import BudgetError
 
@@ -85,6 +86,51 @@ def water_fill(capacities: Sequence[int], budget: int) -> list[int]:
     for i in [i for i, cap in enumerate(caps) if cap > level][:remainder]:
         filled[i] += 1
     return filled
+
+
+def proportional(weights: Sequence[float] | NDArray[np.float64], capacities: Sequence[int], budget: int) -> list[int]:
+    """Spread a budget in proportion to the weights as far as the capacities allow, exactly.
+
+    Entries whose proportional part exceeds their capacity are filled and leave the rest to the others, until none is;
+    fractions are rounded by largest remainder, equal ones in index order. Entries of weight 0 come last, evenly.
+
+    Args:
+        weights: finite numbers >= 0.
+        capacities: whole numbers >= 0, as many.
+        budget: whole number >= 0, at most the sum of the capacities.
+
+    Raises:
+        BudgetError: a number is negative, not finite or not whole, or the capacities do not hold the budget.
+    """
+    caps = np.array([_whole(c, f"capacities[{i}]") for i, c in enumerate(capacities)], dtype=np.int64)
+    share = np.asarray(weights, dtype=np.float64)
+    if (
+        not (np.isfinite(share) & (share >= 0)).all()
+        or len(share) != len(caps)
+        or _whole(budget, "budget") > caps.sum()
+    ):
+        raise BudgetError(
+            f"{budget} samples cannot be spread over capacities {caps.tolist()} by weights {share.tolist()}",
+            item="budget",
+            remedy="give a finite weight >= 0 for each capacity, and no more samples than they hold",
+        )
+    filled = np.zeros(len(caps))
+    open_ = share > 0
+    while open_.any():
+        part = np.where(open_, share, 0.0)
+        part /= part.max()
+        part *= (budget - filled.sum()) / part.sum()
+        over = open_ & (part >= caps)
+        if not over.any():
+            filled += part
+            break
+        filled[over] = caps[over]
+        open_ &= ~over
+    whole = np.minimum(np.floor(filled + 1e-9).astype(np.int64), caps)
+    by_remainder = np.argsort(-np.where(share > 0, filled - whole, -1), kind="stable")
+    takers = by_remainder[(whole < caps)[by_remainder] & (share > 0)[by_remainder]]
+    whole[takers[: budget - whole.sum()]] += 1
+    return (whole + np.array(water_fill((caps - whole).tolist(), int(budget - whole.sum())))).tolist()
 
 
 def _whole(value: int | float, name: str) -> int:

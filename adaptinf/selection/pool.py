@@ -64,6 +64,17 @@ class Pool:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def take(self, rows: NDArray[np.int64]) -> Pool:
+        """The pool of these rows, in this order."""
+        return Pool(
+            ids=[self.ids[int(i)] for i in rows],
+            tasks=[self.tasks[int(i)] for i in rows],
+            is_new=self.is_new[rows],
+            scores={name: column[rows] for name, column in self.scores.items()},
+            sketch=None if self.sketch is None else self.sketch[rows],
+            hidden=None if self.hidden is None else self.hidden[rows],
+        )
+
     @classmethod
     def from_table(cls, table: pa.Table, *, sketch: ArrayLike | None = None, hidden: ArrayLike | None = None) -> Pool:
         """A pool from a table with the column ``id``, maybe ``task`` and ``is_new``, and numeric score columns.

@@ -50,7 +50,7 @@ def screen(pool: Pool, scorers: Sequence[Scorer], policy: OnNonFinite) -> Screen
     """
     if pool.sketch is None:
         raise DataError("has no sketch", item="pool", remedy="extract features with a sketch")
-    undefined = _without_pictures(pool.scores, len(pool))
+    undefined = without_pictures(pool.scores, len(pool))
     values, bad = {}, {}
     for scorer in scorers:
         meaningless = undefined if scorer.image_only else np.zeros(len(pool), dtype=bool)
@@ -79,7 +79,8 @@ def screen(pool: Pool, scorers: Sequence[Scorer], policy: OnNonFinite) -> Screen
     return Screened(usable, values, sketch, at_fault, counts)
 
 
-def _without_pictures(columns: Mapping[str, NDArray[np.float64]], n: int) -> NDArray[np.bool_]:
+def without_pictures(columns: Mapping[str, NDArray[np.float64]], n: int) -> NDArray[np.bool_]:
+    """Where Image Grounding has no meaning."""
     if "n_images" in columns:
         return np.asarray(columns["n_images"]) == 0
     return np.isnan(columns["nll_without_image"]) if "nll_without_image" in columns else np.zeros(n, dtype=bool)
