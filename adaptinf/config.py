@@ -151,6 +151,9 @@ class SelectionConfig:
     """How a budget is spread over the pool."""
 
     n_clusters: Literal["auto"] | int = _option(10, "pseudo-skill clusters; auto: the elbow of the inertia", at_least=1)
+    backend: Literal["adaptinf", "faiss", "cuvs"] = _option(
+        "adaptinf", "whose k-means: this library's, FAISS's (CPU) or cuVS's (GPU), which must be installed"
+    )
     scorers: list[str] = _option(
         ["perplexity", "el2n", "entropy", "image_grounding"], "scorers each cluster chooses from"
     )

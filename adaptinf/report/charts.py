@@ -1,4 +1,4 @@
-"""The drawings of the report as inline SVG: learning curves and cluster maps.
+"""The drawings of the report as inline SVG: learning curves, cluster maps, and how the number of clusters was chosen.
 
 Colours of paper and ink come from the page's CSS variables, so that one drawing serves light and dark. Every mark has a
 ``<title>``, which is its tooltip and its description for a screen reader.
@@ -16,6 +16,7 @@ from markupsafe import Markup
 from adaptinf.report.colours import cycled
 from adaptinf.report.run_view import Step
 from adaptinf.report.units import count, percent
+from adaptinf.selection.cluster import elbow
 
 MAP_POINTS = 3000
 """A cluster map draws at most so many points."""
@@ -119,6 +120,38 @@ def cluster_map(step: Step, *, size: int = 420) -> tuple[Markup, int] | None:
         if number >= 0:
             labels.append(_text(float(np.median(x[here])), float(np.median(y[here])) + 5, str(number), "label middle"))
     return Markup("").join([*parts, *labels, Markup("</svg>")]), len(drawable)
+
+
+def elbow_chart(curve: Sequence[tuple[int, float]], *, width: int = 420, height: int = 190) -> Markup:
+    """Inertia over the cluster counts tried, the chord of its ends, and the count whose point is farthest below it."""
+    left, right, top, bottom = 14, width - 14, 14, height - 20
+    counts, inertia = (np.array(column, dtype=np.float64) for column in zip(*curve, strict=True))
+    x = left + (right - left) * _share(counts, counts[0], counts[-1])
+    y = bottom - (bottom - top) * _share(inertia, inertia.min(), inertia.max())
+    chosen = [k for k, _ in curve].index(elbow(curve))
+    last = float(y.max())  # the rule does not let inertia rise again
+    parts = [
+        _open(width, height, f"Inertia of {curve[0][0]} to {curve[-1][0]} clusters; {curve[chosen][0]} were chosen"),
+        _mark(f'<line class="gridline" x1="{x[0]:.1f}" y1="{y[0]:.1f}" x2="{x[-1]:.1f}" y2="{last:.1f}"/>'),
+    ]
+    chord = y[0] + _share(x[chosen], x[0], x[-1]) * (last - y[0])
+    parts.append(
+        _mark(
+            f'<line class="gridline" stroke-dasharray="3 3" x1="{x[chosen]:.1f}" x2="{x[chosen]:.1f}" '
+            f'y1="{chord:.1f}" y2="{y[chosen]:.1f}"/>'
+        )
+    )
+    path = "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(x, y, strict=True))
+    parts.append(_mark(f'<path class="curve" style="stroke:{cycled(0)}" d="M{path}"/>'))
+    for place, (k, value) in enumerate(curve):
+        note = f"{count(k)} clusters: inertia {value:.6g}" + (", the elbow" if place == chosen else "")
+        parts.append(_marker(x[place], y[place], 2 if place == chosen else 0, note))
+        parts.append(_text(x[place], height - 5, str(k), "tick middle"))
+    return Markup("").join([*parts, Markup("</svg>")])
+
+
+def _share(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    return (values - low) / (high - low) if high > low else np.zeros_like(values)
 
 
 def _curve(line: Line, stages: Sequence[str], at: Callable[[int, float], tuple[float, float]]) -> Markup:

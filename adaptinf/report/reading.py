@@ -100,6 +100,7 @@ def _step(path: Path, number: int, suffix: str, tasks: tuple[Task, ...]) -> Step
         scores=(_mapping(path / "evaluation/result.json").get("scores") or {}) if "evaluation" in stages else {},
         decisions=decisions,
         clusters=_clusters(decisions, summary) if decisions else (),
+        elbow=tuple((int(row["k"]), _number(row["inertia"])) for row in summary.get("elbow") or []),
         points=_points(points) if "selection" in stages and points.exists() else None,
         kept_by_task=_kept(path / "pool/pool.parquet") if "pool" in stages else None,
         gallery=_gallery(path / "pool/gallery.parquet") if "pool" in stages else (),

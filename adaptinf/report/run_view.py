@@ -108,7 +108,10 @@ class Exhibit:
 
 @dataclass(frozen=True)
 class Step:
-    """One folder of ``steps/``: step 0 is the evaluation of the untrained model."""
+    """One folder of ``steps/``: step 0 is the evaluation of the untrained model.
+
+    ``elbow`` holds the cluster counts that were tried with their inertia, where the count was not given.
+    """
 
     number: int
     label: str
@@ -118,6 +121,7 @@ class Step:
     scores: Mapping[str, float]
     decisions: Decisions | None
     clusters: tuple[Cluster, ...]
+    elbow: tuple[tuple[int, float], ...]
     points: PointMap | None
     kept_by_task: Mapping[str, int] | None
     gallery: tuple[Exhibit, ...]

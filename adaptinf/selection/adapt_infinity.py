@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from adaptinf.config import SelectionConfig
 from adaptinf.errors import ConfigError, NoUsableScorerError
 from adaptinf.selection import ccs, released
+from adaptinf.selection.backends import Backend
 from adaptinf.selection.budget import resolve_budget, water_fill
 from adaptinf.selection.cluster import Clustering, cluster
 from adaptinf.selection.pool import Needs, Pool, Selection, order_by_id
@@ -74,6 +75,7 @@ class AdaptInfinity:
     Args:
         preset: "paper", "released" or "lite", see ``PRESETS``.
         n_clusters: k, or "auto".
+        backend: whose k-means, see ``cluster``.
         scorers: names the clusters choose from; the order breaks ties.
         bins: of the histograms and of the sampling.
         quantiles: range that is stratified (``paper``; fixed in ``released``).
@@ -87,6 +89,7 @@ class AdaptInfinity:
         preset: str = "paper",
         *,
         n_clusters: int | Literal["auto"] = 10,
+        backend: Backend = "adaptinf",
         scorers: Sequence[str] = DEFAULT_SCORERS,
         bins: int = 50,
         quantiles: tuple[float, float] = (0.05, 0.95),
@@ -101,6 +104,7 @@ class AdaptInfinity:
         self.name = preset
         self.preset = PRESETS[preset]
         self.n_clusters: int | Literal["auto"] = n_clusters
+        self.backend: Backend = backend
         self.scorers = named_scorers(scorers, self.preset.scorers)
         self.bins = bins
         self.quantiles = quantiles
@@ -124,7 +128,7 @@ class AdaptInfinity:
         screened = screen(pool, self.scorers, self.on_nonfinite)
         order = order_by_id(pool.ids) if self.preset.by_id else np.arange(len(pool))
         rows = order[screened.usable[order]]
-        clustering = cluster(screened.sketch[rows], self.n_clusters, seed=seed)
+        clustering = cluster(screened.sketch[rows], self.n_clusters, seed=seed, backend=self.backend)
         shares = self.preset.allocate(clustering.sizes, min(budget, len(rows)))
 
         by_cluster = np.split(np.argsort(clustering.labels, kind="stable"), np.cumsum(clustering.sizes)[:-1])
@@ -183,6 +187,7 @@ class AdaptInfinity:
             "n_pool": len(screened.usable),
             "n_selected": sum(len(result.chosen) for result in results),
             "k": clustering.k,
+            "backend": self.backend,
             "inertia": clustering.inertia,
             "n_iter": clustering.n_iter,
             "elbow": [{"k": k, "inertia": inertia} for k, inertia in clustering.elbow],
@@ -222,6 +227,7 @@ def select(
     preset: str = "paper",
     seed: int = 0,
     n_clusters: int | Literal["auto"] = 10,
+    backend: Backend = "adaptinf",
     scorers: Sequence[str] = DEFAULT_SCORERS,
     bins: int = 50,
     quantiles: tuple[float, float] = (0.05, 0.95),
@@ -237,6 +243,7 @@ def select(
         preset: "paper", "released" or "lite"; this and the following are those of ``AdaptInfinity``.
         seed: of everything that draws.
         n_clusters: k, or "auto".
+        backend: whose k-means, see ``cluster``.
         scorers: names the clusters choose from.
         bins: of the histograms and of the sampling.
         quantiles: range of a score that is stratified.
@@ -247,7 +254,13 @@ def select(
     """
     pool = Pool.from_table(table, sketch=features)
     selector = AdaptInfinity(
-        preset, n_clusters=n_clusters, scorers=scorers, bins=bins, quantiles=quantiles, on_nonfinite=on_nonfinite
+        preset,
+        n_clusters=n_clusters,
+        backend=backend,
+        scorers=scorers,
+        bins=bins,
+        quantiles=quantiles,
+        on_nonfinite=on_nonfinite,
     )
     return selector.select(pool, resolve_budget(budget, len(pool)), seed)
 
@@ -320,7 +333,9 @@ def _json(number: float) -> float | None:
 
 def _factory(preset: str) -> Callable[[SelectionConfig], AdaptInfinity]:
     def make(config: SelectionConfig) -> AdaptInfinity:
-        return AdaptInfinity(preset, n_clusters=config.n_clusters, scorers=config.scorers, bins=config.bins)
+        return AdaptInfinity(
+            preset, n_clusters=config.n_clusters, backend=config.backend, scorers=config.scorers, bins=config.bins
+        )
 
     return make
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptinf.errors import ClusterCountError, ConfigError, NonFiniteError
+from adaptinf.selection.backends import Backend, fit
 
 ELBOW_COUNTS = tuple(range(5, 51, 5))
 """Cluster counts that ``k="auto"`` tries."""
@@ -22,6 +24,7 @@ class Clustering:
     """Labels int32 [N], numbered from the largest cluster to the smallest; inertia is that of unit vectors.
 
     Where the features have fewer distinct directions than clusters were asked, there are only as many clusters.
+    ``elbow`` holds the counts that "auto" tried with their inertia, and is empty where the count was given.
     """
 
     labels: NDArray[np.int32]
@@ -37,7 +40,9 @@ class Clustering:
         return len(self.sizes)
 
 
-def cluster(features: NDArray[np.floating], k: int | Literal["auto"] = 10, *, seed: int = 0) -> Clustering:
+def cluster(
+    features: NDArray[np.floating], k: int | Literal["auto"] = 10, *, seed: int = 0, backend: Backend = "adaptinf"
+) -> Clustering:
     """Euclidean k-means on L2-normalised rows.
 
     ``k="auto"`` runs k-means for every count of ``ELBOW_COUNTS`` that the pool allows and takes the elbow of the
@@ -47,9 +52,12 @@ def cluster(features: NDArray[np.floating], k: int | Literal["auto"] = 10, *, se
         features: finite floats [N, d].
         k: number of clusters, or "auto".
         seed: of the initial centroids.
+        backend: whose k-means: "adaptinf", "faiss" (CPU) or "cuvs" (GPU); see ``adaptinf.selection.backends.fit``.
 
     Raises:
         ClusterCountError: k is larger than N, or "auto" and N is smaller than the least count tried.
+        ConfigError: k is no count, or the backend is unknown.
+        MissingDependencyError: the backend is not installed, or finds no device.
         NonFiniteError: a feature is not finite.
 
     Source: step 1 of Adapt-infinity, normative specification, item 2.
@@ -57,24 +65,23 @@ def cluster(features: NDArray[np.floating], k: int | Literal["auto"] = 10, *, se
     unit, zero_rows = normalise(features)
     n, curve = len(unit), []
     if k == "auto":
-        k, curve = _elbow_count(unit, seed)
+        k, curve = _elbow_count(unit, seed, backend)
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
         raise ConfigError(f"must be a whole number of 1 or more, or 'auto', got {k!r}", item="n_clusters")
     if k > n:
         raise ClusterCountError(
             f"{k} clusters were asked of {n} samples", item="n_clusters", remedy=f"ask for at most {n} clusters"
         )
-    from adaptinf_kernels import kmeans
-
-    found = kmeans(unit, int(k), seed=seed)
-    largest_first = np.argsort(-found.sizes, kind="stable")
+    found = fit(unit, int(k), seed, backend)
+    sizes = np.bincount(found.labels, minlength=int(k))
+    largest_first = np.argsort(-sizes, kind="stable")
     number = np.empty(int(k), dtype=np.int32)
     number[largest_first] = np.arange(int(k), dtype=np.int32)
-    largest_first = largest_first[: np.count_nonzero(found.sizes)]
+    largest_first = largest_first[: np.count_nonzero(sizes)]
     return Clustering(
         labels=number[found.labels],
         centroids=found.centroids[largest_first],
-        sizes=found.sizes[largest_first].tolist(),
+        sizes=sizes[largest_first].tolist(),
         inertia=found.inertia,
         n_iter=found.n_iter,
         elbow=curve,
@@ -82,7 +89,7 @@ def cluster(features: NDArray[np.floating], k: int | Literal["auto"] = 10, *, se
     )
 
 
-def elbow(curve: list[tuple[int, float]]) -> int:
+def elbow(curve: Sequence[tuple[int, float]]) -> int:
     """The count at which the inertia falls farthest below the chord from the first point of its curve to the last.
 
     Both axes are scaled to [0, 1] and the inertia is made non-increasing first (a local optimum can break that). A
@@ -113,7 +120,7 @@ def normalise(features: NDArray[np.floating]) -> tuple[NDArray[np.float32], int]
     return unit, int(zero.sum())
 
 
-def _elbow_count(unit: NDArray[np.float32], seed: int) -> tuple[int, list[tuple[int, float]]]:
+def _elbow_count(unit: NDArray[np.float32], seed: int, backend: Backend) -> tuple[int, list[tuple[int, float]]]:
     counts = [count for count in ELBOW_COUNTS if count <= len(unit)]
     if not counts:
         raise ClusterCountError(
@@ -121,10 +128,8 @@ def _elbow_count(unit: NDArray[np.float32], seed: int) -> tuple[int, list[tuple[
             item="n_clusters",
             remedy="give a number of clusters",
         )
-    from adaptinf_kernels import kmeans
-
     rows = unit
     if len(unit) > ELBOW_ROWS:
         rows = unit[np.sort(np.random.default_rng(seed).choice(len(unit), ELBOW_ROWS, replace=False))]
-    curve = [(count, kmeans(rows, count, seed=seed).inertia) for count in counts]
+    curve = [(count, fit(rows, count, seed, backend).inertia) for count in counts]
     return elbow(curve), curve

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -64,6 +65,16 @@ def test_cluster(features: list[str], place: Path) -> None:
     table = pq.read_table(file)
     assert set(table["task"].to_pylist()) == {"digit_compare", "country_language"}
     assert set(table["cluster"].to_pylist()) == {0, 1, 2}
+
+
+def test_cluster_by_the_elbow(features: list[str], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = place / "out" / "elbow.parquet"
+    options = ["--selection.n_clusters", "auto", "--selection.backend", "faiss"]
+    assert main(["cluster", *features, *options, "--out", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert "5 clusters: inertia " in said
+    chosen = int(re.findall(r"(\d+) clusters: inertia [0-9.]+, the elbow\n", said)[0])
+    assert len(set(pq.read_table(file)["cluster"].to_pylist())) == chosen
 
 
 def test_select_and_prune(features: list[str], place: Path) -> None:

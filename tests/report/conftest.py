@@ -22,6 +22,7 @@ from adaptinf.store import create, write_json, write_table
 STAGES = ("features", "selection", "training", "evaluation", "pool")
 TASKS = ("shapes", "digits", "translation", "difference", "captions")
 SCORERS = ("perplexity", "el2n", "entropy", "image_grounding")
+ELBOW = ((5, 100.0), (10, 20.0), (15, 21.0), (20, 10.0))
 WORDS = {
     "shapes": ("What shape is in the image?", "triangle"),
     "digits": ("Which digit is written here?", "7"),
@@ -215,7 +216,13 @@ def _summary(label, selected, winners, rng) -> dict[str, Any]:
     if not rows:
         return {"selector": "random_replay", "k": 0}
     formulas = {name: f"formula of {name}" for name in SCORERS}
-    return {"k": len(rows), "clusters": rows, "formulas": formulas, "counters": {"dropped": 1, "tail_fills": 3}}
+    return {
+        "k": len(rows),
+        "elbow": [{"k": k, "inertia": inertia} for k, inertia in ELBOW],
+        "clusters": rows,
+        "formulas": formulas,
+        "counters": {"dropped": 1, "tail_fills": 3},
+    }
 
 
 def _gallery(pool: pa.Table, per_decision: int, texts: dict[str, tuple[str, str]]) -> pa.Table:

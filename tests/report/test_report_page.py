@@ -176,6 +176,33 @@ def test_clusters_show_winner_margin_and_sizes(make_run):
     assert sum(path.get("d").count("h0") for path in points) == sum(run.n_pool)
 
 
+def test_how_many_clusters_is_drawn(make_run):
+    run = make_run()
+    document = parse(build_report(run.path))
+    charts = document.xpath("//figure[.//*[contains(@aria-label, 'clusters; 10 were chosen')]]")
+    assert len(charts) == len(run.tasks)
+    notes = [note.strip() for note in charts[0].xpath(".//*[local-name()='title']/text()")]
+    assert notes == [
+        "5 clusters: inertia 100",
+        "10 clusters: inertia 20, the elbow",
+        "15 clusters: inertia 21",
+        "20 clusters: inertia 10",
+    ]
+    curve = charts[0].xpath(".//*[@class='curve']")[0].get("d")
+    x, y = np.array([point.split() for point in curve.lstrip("M").split("L")], float).T
+    np.testing.assert_allclose((x - x[0]) / (x[-1] - x[0]), [0, 1 / 3, 2 / 3, 1], atol=1e-3)
+    np.testing.assert_allclose((y[-1] - y) / (y[-1] - y[0]), [1, 10 / 90, 11 / 90, 0], atol=2e-3)
+    chord, depth = ([float(line.get(end)) for end in ("x1", "y1", "x2", "y2")] for line in charts[0].xpath(".//line"))
+    assert chord == [x[0], y[0], x[-1], y[-1]]
+    np.testing.assert_allclose(depth, [x[1], y[0] + (y[-1] - y[0]) / 3, x[1], y[1]], atol=0.06)
+    assert "was taken: 10." in text_of(charts[0].getparent())
+
+
+def test_where_the_number_of_clusters_was_given_nothing_is_drawn(make_run):
+    run = make_run("random_replay")
+    assert "were chosen" not in build_report(run.path).read_text(encoding="utf-8")
+
+
 def test_a_large_map_is_sampled_and_says_so(make_run):
     run = make_run(tasks=("one", "two"), per_task=2500)
     document = parse(build_report(run.path))

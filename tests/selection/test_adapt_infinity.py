@@ -67,6 +67,14 @@ def by_id(table: pa.Table, selection: Selection) -> dict[str, tuple[object, ...]
     return dict(zip(table["id"].to_pylist(), rows, strict=True))
 
 
+def test_clusters_of_another_library() -> None:
+    """The groups are plain, so FAISS finds the same ones, and all that follows is the same."""
+    table, features = make_table(300)
+    ours, theirs = (select(table, features, 90, n_clusters=3, seed=5, backend=name) for name in ("adaptinf", "faiss"))
+    assert by_id(table, theirs) == by_id(table, ours)
+    assert theirs.summary["backend"] == "faiss"
+
+
 def test_the_pipeline_step_by_step() -> None:
     """Clusters are the groups; scorer, share and sample of each are those of the public functions on that cluster."""
     table, features = make_table(900)

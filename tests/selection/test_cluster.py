@@ -1,13 +1,20 @@
-"""Clusters: unit-length rows, numbering, the elbow."""
+"""Clusters: unit-length rows, numbering, the elbow, and other libraries' k-means by name."""
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from typing import get_args, get_type_hints
+
 import numpy as np
 import pytest
+import torch
 
-from adaptinf.errors import ClusterCountError, NonFiniteError
-from adaptinf.selection import cluster
-from adaptinf.selection.cluster import elbow, normalise
+from adaptinf.config import SelectionConfig
+from adaptinf.errors import ClusterCountError, ConfigError, MissingDependencyError, NonFiniteError
+from adaptinf.selection import cluster, make_selector
+from adaptinf.selection.backends import Backend
+from adaptinf.selection.cluster import ELBOW_COUNTS, elbow, normalise
 
 
 def groups(sizes: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -66,3 +73,81 @@ def test_bad_input() -> None:
     x[3, 2] = np.nan
     with pytest.raises(NonFiniteError, match="row 3"):
         cluster(x, 2)
+
+
+def test_auto_takes_the_elbow_of_a_curve_that_it_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, group = groups([30] * 10, seed=3)
+    found = cluster(x, "auto", seed=1)
+    assert found.k == 10
+    assert [count for count, _ in found.elbow] == list(ELBOW_COUNTS)
+    assert found.elbow == [(count, cluster(x, count, seed=1).inertia) for count in ELBOW_COUNTS]
+    assert len(set(zip(group.tolist(), found.labels.tolist(), strict=True))) == 10
+    assert cluster(x, 10, seed=1).elbow == []
+    few = cluster(x[::8], "auto", seed=1)  # 38 rows
+    assert [count for count, _ in few.elbow] == [5, 10, 15, 20, 25, 30, 35]
+    monkeypatch.setattr(sys.modules["adaptinf.selection.cluster"], "ELBOW_ROWS", 150)
+    part = cluster(x, "auto", seed=1)
+    assert part.k == 10
+    assert sum(part.sizes) == len(x)
+    assert part.elbow[1][1] < 0.7 * found.elbow[1][1]
+    with pytest.raises(ClusterCountError, match="at least 5 samples, the pool has 4"):
+        cluster(x[:4], "auto")
+
+
+def installed(backend: str) -> None:
+    if backend == "adaptinf":
+        return
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    if backend == "cuvs" and not torch.cuda.is_available():
+        pytest.skip("cuVS needs a CUDA device")
+
+
+@pytest.mark.parametrize("backend", get_args(Backend))
+def test_every_backend_keeps_the_contract(backend: Backend) -> None:
+    installed(backend)
+    x, group = groups([300, 900, 600])  # more rows a cluster than FAISS takes unless told
+    found = cluster(x, 3, seed=1, backend=backend)
+    np.testing.assert_array_equal(found.labels, np.array([2, 0, 1])[group])
+    assert found.labels.dtype == np.int32
+    rows, _ = normalise(x)
+    np.testing.assert_allclose(found.centroids, [rows[group == g].mean(axis=0) for g in (1, 2, 0)], atol=2e-6)
+
+    noise = np.random.default_rng(0).normal(size=(3000, 24)).astype(np.float32)
+    found = cluster(noise, 40, seed=2**40 + 7, backend=backend)
+    unit = noise.astype(np.float64) / np.linalg.norm(noise, axis=1, keepdims=True)
+    distances = np.square(unit[:, None] - found.centroids[None].astype(np.float64)).sum(2)
+    own = distances[np.arange(3000), found.labels]
+    assert found.centroids.dtype == np.float32
+    assert found.sizes == np.bincount(found.labels).tolist() == sorted(found.sizes, reverse=True)
+    assert found.inertia == pytest.approx(own.sum(), rel=1e-5)
+    # |x|^2 - 2 x.c + |c|^2 of unit rows in float32: terms of at most 1, 24 products each rounded
+    assert (own - distances.min(1)).max() <= 4 * 24 * 2**-24
+    assert 1 < found.n_iter <= 100
+    assert found.inertia < 1.02 * cluster(noise, 40, seed=2**40 + 7).inertia
+
+    again = cluster(noise, 40, seed=2**40 + 7, backend=backend)
+    np.testing.assert_array_equal(again.labels, found.labels)
+    other = cluster(noise, 40, seed=8, backend=backend)
+    assert (other.labels != found.labels).any()
+
+    few = cluster(np.repeat([[1.0, 0], [0, 2], [3, 0]], [40, 50, 30], axis=0), 2, backend=backend)
+    assert few.sizes == [70, 50]
+    assert cluster(noise[:5], 5, backend=backend).sizes == [1] * 5
+
+
+@pytest.mark.parametrize(("backend", "remedy"), [("faiss", r"adaptinf\[faiss\]"), ("cuvs", r"adaptinf\[cuvs\]")])
+def test_a_backend_that_is_missing_is_an_error(backend: Backend, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, backend, None)  # what an import of it finds
+    x, _ = groups([20, 30])
+    with pytest.raises(MissingDependencyError, match=rf"backend={backend}: .*\n.*pip install '{remedy}'.*adaptinf$"):
+        cluster(x, 2, backend=backend)
+    with pytest.raises(MissingDependencyError, match=backend):
+        cluster(x, "auto", backend=backend)
+
+
+def test_backends_have_names() -> None:
+    assert get_args(get_type_hints(SelectionConfig)["backend"]) == get_args(Backend)
+    assert make_selector("paper", SelectionConfig(backend="faiss")).backend == "faiss"
+    with pytest.raises(ConfigError, match="sklearn: unknown backend"):
+        cluster(groups([5, 5])[0], 2, backend="sklearn")
