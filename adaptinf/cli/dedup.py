@@ -10,11 +10,14 @@ from adaptinf.cli.pool import output_file
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "files", metavar="FILE", type=Path, nargs="+", help="matrices [N, d] of float16, float32 or float64"
+        "files", metavar="FILE", type=Path, nargs="+", help="matrices [N, d] of float16, bfloat16, float32 or float64"
     )
-    parser.add_argument(
-        "--eps", type=float, required=True, help="remove where the cosine to another row exceeds 1 - EPS"
+    rule = parser.add_mutually_exclusive_group(required=True)
+    rule.add_argument("--eps", type=float, help="remove where the cosine to another row exceeds 1 - EPS")
+    rule.add_argument(
+        "--budget", type=_number, help="keep so many rows (a whole number), or such a share of them (0.5)"
     )
+    parser.add_argument("--per-cluster", action="store_true", help="keep the budget in each cluster")
     parser.add_argument("--keep", default="greedy", help="greedy (default), reference (SemDeDup's rule) or components")
     parser.add_argument(
         "--rank", default="given", help="which of two stays: given (the first, default), hard or easy (by centroid)"
@@ -28,6 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", type=Path, metavar="HTML", help="also write one HTML page of what was found")
 
 
+def _number(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
 def execute(arguments: argparse.Namespace) -> int:
     import pyarrow as pa
 
@@ -39,12 +49,14 @@ def execute(arguments: argparse.Namespace) -> int:
     found = dedup(
         embeddings.rows,
         arguments.eps,
+        budget=arguments.budget,
+        per_cluster=arguments.per_cluster,
         clusters=arguments.clusters,
         keep=arguments.keep,
         rank=arguments.rank,
         seed=arguments.seed,
     )
-    original = pa.array(found.duplicate_of, mask=found.kept)
+    original = pa.array(found.duplicate_of, mask=found.duplicate_of < 0)
     table = pa.table(
         {
             "id": embeddings.ids,
@@ -59,6 +71,9 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.report:
         from adaptinf.report import build_dedup_report
 
-        title = f"{', '.join(path.name for path in arguments.files)}: near-duplicates at eps {arguments.eps:g}"
-        print(f"report: {build_dedup_report(table, title, arguments.eps, output_file(arguments.report))}")
+        rule = f"cosine above {1 - arguments.eps:g}" if arguments.eps is not None else f"budget {arguments.budget:g}"
+        if arguments.per_cluster:
+            rule += " in each cluster"
+        title = f"{', '.join(path.name for path in arguments.files)}: near-duplicates"
+        print(f"report: {build_dedup_report(table, title, rule, output_file(arguments.report))}")
     return 0

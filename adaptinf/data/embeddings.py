@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from adaptinf.errors import DataError
 from adaptinf.progress import progress
 
-ROWS_AT_ONCE = 16_384
-"""Of a Parquet file or a tensor, on their way into the matrix."""
+if TYPE_CHECKING:
+    from torch import Tensor
 
-_FLOATS = (np.float16, np.float32, np.float64)
+ROWS_AT_ONCE = 4096
+"""Of a file, on their way into the matrix."""
+
+BUFFER_BYTES = 1 << 18
+"""Of a Parquet column are read ahead; otherwise a whole row group is, which may be the whole file."""
+
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,28 +31,31 @@ class Embeddings:
     """Row-aligned.
 
     Attributes:
-        rows: float16, float32 or float64 [N, d]; a memory map where there is only one npy file.
+        rows: float16, bfloat16, float32 or float64 [N, d]; mapped from the file where there is only one, npy or
+            safetensors.
         ids: string [N]: the column ``id`` of Parquet files, else "file name:row".
     """
 
-    rows: NDArray[np.floating[Any]]
+    rows: Tensor
     ids: pa.Array
 
 
 def read_embeddings(paths: Sequence[Path], name: str = "embedding") -> Embeddings:
     """All rows of the files, in their order.
 
-    Beside the matrix a part of a file is in memory, and of a npy file nothing.
+    Beside the matrix only a small part of a file is in memory.
 
     Args:
         paths: ``.npy`` [N, d], ``.parquet`` with a column of lists of one length, or ``.safetensors`` with a tensor
-            [N, d]. float16, float32 or float64, the same in all files.
+            [N, d]. float16, bfloat16 (safetensors), float32 or float64, the same in all files.
         name: of the column, or of the tensor; a safetensors file with only one tensor needs none.
 
     Raises:
         DataError: a file cannot be read, has no such column or tensor, is no matrix of floats, has missing values, or
             differs from the first file in its width or precision; two rows have the same id.
     """
+    import torch
+
     if not paths:
         raise DataError("no file was given", item="embeddings", remedy="give at least one file of embeddings")
     readers = [_reader(path, name) for path in paths]
@@ -59,11 +67,11 @@ def read_embeddings(paths: Sequence[Path], name: str = "embedding") -> Embedding
                 item=str(reader.path),
                 remedy="give files of one width and precision",
             )
-    if len(readers) == 1 and isinstance(first, _Npy):
-        rows: NDArray[np.floating[Any]] = first.matrix
+    if len(readers) == 1 and isinstance(first, _Mapped):
+        rows = first.matrix
     else:
         total = sum(reader.count for reader in readers)
-        rows = np.empty((total, first.columns), first.dtype)
+        rows = torch.empty(total, first.columns, dtype=getattr(torch, first.dtype))
         with progress(description="read", total=total, unit="row") as bar:
             at = 0
             for reader in readers:
@@ -77,60 +85,53 @@ def read_embeddings(paths: Sequence[Path], name: str = "embedding") -> Embedding
     return Embeddings(rows, ids)
 
 
-class _Npy:
-    def __init__(self, path: Path, name: str) -> None:
-        self.path = path
-        try:  # copy on write: nothing writes, but torch wants memory that could be written
-            self.matrix = np.load(path, mmap_mode="c", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise _unreadable(path, error) from error
-        _check_matrix(path, self.matrix.shape, self.matrix.dtype)
-        self.count, self.columns, self.dtype = *self.matrix.shape, self.matrix.dtype
+class _Mapped:
+    """A matrix whose file is mapped into memory."""
 
-    def parts(self) -> Any:
+    def __init__(self, path: Path, matrix: Tensor) -> None:
+        self.path, self.matrix = path, matrix
+        self.count, self.columns = matrix.shape
+        self.dtype = str(matrix.dtype).removeprefix("torch.")
+
+    def parts(self) -> Iterator[Tensor]:
         return (self.matrix[at : at + ROWS_AT_ONCE] for at in range(0, self.count, ROWS_AT_ONCE))
 
     def ids(self) -> pa.Array:
         return _numbered(self.path, self.count)
 
 
-class _Safetensors:
-    def __init__(self, path: Path, name: str) -> None:
-        import safetensors
+def _map_npy(path: Path, name: str) -> _Mapped:
+    import torch
 
-        self.path = path
-        try:
-            with safetensors.safe_open(path, framework="numpy") as file:
-                names = list(file.keys())
-                self.name = names[0] if len(names) == 1 else name
-                if self.name not in names:
-                    raise _missing(path, "tensor", name, names)
-                part = file.get_slice(self.name)
-                shape, dtype = tuple(part.get_shape()), part.get_dtype()
-        except (OSError, safetensors.SafetensorError) as error:
-            raise _unreadable(path, error) from error
-        known = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
-        _check_matrix(path, shape, known.get(dtype, dtype))
-        self.count, self.columns = shape
-        self.dtype = np.dtype(known[dtype])
+    try:  # copy on write: nothing writes, but torch wants memory that could be written
+        matrix = np.load(path, mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise _unreadable(path, error) from error
+    _check_matrix(path, matrix.shape, str(matrix.dtype))
+    return _Mapped(path, torch.from_numpy(matrix))
 
-    def parts(self) -> Any:
-        import safetensors
 
-        with safetensors.safe_open(self.path, framework="numpy") as file:
-            matrix = file.get_slice(self.name)
-            for at in range(0, self.count, ROWS_AT_ONCE):
-                yield matrix[at : min(at + ROWS_AT_ONCE, self.count)]
+def _map_safetensors(path: Path, name: str) -> _Mapped:
+    import safetensors
 
-    def ids(self) -> pa.Array:
-        return _numbered(self.path, self.count)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            chosen = names[0] if len(names) == 1 else name
+            if chosen not in names:
+                raise _missing(path, "tensor", name, names)
+            matrix = file.get_tensor(chosen)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise _unreadable(path, error) from error
+    _check_matrix(path, tuple(matrix.shape), str(matrix.dtype).removeprefix("torch."))
+    return _Mapped(path, matrix)
 
 
 class _Parquet:
     def __init__(self, path: Path, name: str) -> None:
         self.path, self.name = path, name
         try:
-            with pq.ParquetFile(path) as file:
+            with self._open() as file:
                 self.count, self.schema = file.metadata.num_rows, file.schema_arrow
                 if name not in self.schema.names:
                     raise _missing(path, "column", name, self.schema.names)
@@ -140,23 +141,30 @@ class _Parquet:
                 first = next(file.iter_batches(1, columns=[name]), None)
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(path, error) from error
-        self.columns = 0 if first is None else len(first[0][0])
-        self.dtype = np.dtype(kind.value_type.to_pandas_dtype())
+        self.columns = 0 if first is None else len(first[0].flatten())
+        self.dtype = {"halffloat": "float16", "float": "float32", "double": "float64"}.get(
+            str(kind.value_type), str(kind.value_type)
+        )
         _check_matrix(path, (self.count, self.columns), self.dtype)
 
-    def parts(self) -> Any:
+    def _open(self) -> pq.ParquetFile:
+        return pq.ParquetFile(self.path, buffer_size=BUFFER_BYTES, pre_buffer=False)
+
+    def parts(self) -> Iterator[Tensor]:
+        import torch
+
         try:
-            with pq.ParquetFile(self.path) as file:
+            with self._open() as file:
                 for batch in file.iter_batches(ROWS_AT_ONCE, columns=[self.name]):
                     lists = batch[0]
-                    values = lists.flatten()
-                    if lists.null_count or values.null_count or len(values) != len(lists) * self.columns:
+                    values, lengths = lists.flatten(), lists.value_lengths().unique().to_pylist()
+                    if lists.null_count or values.null_count or lengths != [self.columns]:
                         raise DataError(
                             f"column {self.name!r} has missing values, or rows that are not of {self.columns} numbers",
                             item=str(self.path),
                             remedy="write one list of that length in every row",
                         )
-                    yield values.to_numpy(zero_copy_only=False).reshape(len(lists), self.columns)
+                    yield torch.from_dlpack(values).view(len(lists), self.columns)
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(self.path, error) from error
 
@@ -169,10 +177,10 @@ class _Parquet:
         return ids
 
 
-_READERS = {".npy": _Npy, ".parquet": _Parquet, ".safetensors": _Safetensors}
+_READERS = {".npy": _map_npy, ".parquet": _Parquet, ".safetensors": _map_safetensors}
 
 
-def _reader(path: Path, name: str) -> _Npy | _Parquet | _Safetensors:
+def _reader(path: Path, name: str) -> _Mapped | _Parquet:
     if path.suffix not in _READERS:
         raise DataError(
             f"has the ending {path.suffix!r}", item=str(path), remedy=f"give files that end in {', '.join(_READERS)}"
@@ -180,12 +188,10 @@ def _reader(path: Path, name: str) -> _Npy | _Parquet | _Safetensors:
     return _READERS[path.suffix](path, name)
 
 
-def _check_matrix(path: Path, shape: tuple[int, ...], dtype: Any) -> None:
+def _check_matrix(path: Path, shape: tuple[int, ...], dtype: str) -> None:
     if dtype not in _FLOATS or len(shape) != 2 or shape[1] == 0:
         raise DataError(
-            f"holds {np.dtype(dtype).name if not isinstance(dtype, str) else dtype} {list(shape)}",
-            item=str(path),
-            remedy="write a matrix [N, d] of float16, float32 or float64",
+            f"holds {dtype} {list(shape)}", item=str(path), remedy=f"write a matrix [N, d] of {', '.join(_FLOATS)}"
         )
 
 

@@ -27,13 +27,13 @@ class Bar:
     share: float
 
 
-def build_dedup_report(table: pa.Table, title: str, eps: float, out: Path) -> Path:
+def build_dedup_report(table: pa.Table, title: str, rule: str, out: Path) -> Path:
     """Write the page of what ``adaptinf dedup`` found and return its place.
 
     Args:
         table: ``id``, ``cluster``, ``kept``, ``duplicate_of`` and ``max_similarity``, a row each.
         title: of the page.
-        eps: the threshold that was used.
+        rule: what decided, in words.
         out: the HTML file.
     """
     kept = table["kept"].to_numpy()
@@ -51,7 +51,7 @@ def build_dedup_report(table: pa.Table, title: str, eps: float, out: Path) -> Pa
             ("rows", count(len(table))),
             ("kept", f"{count(kept.sum())} ({percent(kept.mean()) if len(kept) else '-'})"),
             ("removed", count((~kept).sum())),
-            ("threshold", f"cosine above {1 - eps:g}"),
+            ("removed by", rule),
             ("clusters", count(int(np.count_nonzero(sizes)))),
             ("rows with duplicates", count(len(kinds))),
         ],

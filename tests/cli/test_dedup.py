@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
+import torch
 from adaptinf_kernels import semdedup
+from adaptinf_kernels.semdedup.api import SemDedupResult
+from safetensors.torch import save_file
 
 from adaptinf.cli.main import main
 from adaptinf.data import read_embeddings
 from adaptinf.errors import ClusterCountError, ConfigError, DataError, NonFiniteError
-from adaptinf.selection import dedup
+from adaptinf.selection import DedupResult, dedup
 
 
 @pytest.fixture
@@ -39,14 +45,63 @@ def write_all(folder: Path, rows: np.ndarray) -> list[Path]:
 
 def test_files_are_read_as_they_are(tmp_path: Path, rows: np.ndarray) -> None:
     found = read_embeddings(write_all(tmp_path, rows))
-    assert found.rows.dtype == np.float16
+    assert found.rows.dtype == torch.float16
     np.testing.assert_array_equal(found.rows, rows)
     assert [found.ids[i].as_py() for i in (0, 200, 400)] == ["a.npy:0", "row 0", "c.safetensors:0"]
 
 
-def test_one_npy_file_is_mapped(tmp_path: Path, rows: np.ndarray) -> None:
-    np.save(tmp_path / "a.npy", rows)
-    assert isinstance(read_embeddings([tmp_path / "a.npy"]).rows, np.memmap)
+@pytest.mark.parametrize("kind", ["npy", "safetensors"])
+def test_one_file_is_mapped(tmp_path: Path, rows: np.ndarray, kind: str) -> None:
+    """The matrix lies in the file's own pages."""
+    path = tmp_path / f"rows.{kind}"
+    if kind == "npy":
+        np.save(path, rows)
+    else:
+        safetensors.numpy.save_file({"x": rows}, path)
+    found = read_embeddings([path]).rows
+    np.testing.assert_array_equal(found, rows)
+    mappings = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(path.name)]
+    spans = [[int(end, 16) for end in mapping[0].split("-")] for mapping in mappings]
+    assert any(start <= found.data_ptr() < end for start, end in spans)
+
+
+def test_bfloat16_stays_so(tmp_path: Path, rows: np.ndarray) -> None:
+    """NumPy has no such numbers; the decisions are those of the same numbers in float32."""
+    x = torch.from_numpy(rows).bfloat16()
+    save_file({"x": x}, tmp_path / "x.safetensors")
+    found = read_embeddings([tmp_path / "x.safetensors"]).rows
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, x)
+    same(dedup(found, 0.05, clusters=1), dedup(x.float(), 0.05, clusters=1))
+
+
+def test_parquet_is_read_a_part_at_a_time(tmp_path: Path) -> None:
+    """One row group of 128 MiB: beside the matrix, less than that is in memory."""
+    x = np.random.default_rng(0).standard_normal((1 << 17, 256), np.float32)
+    for name, count in (("little.parquet", 1 << 10), ("large.parquet", len(x))):
+        lists = pa.FixedSizeListArray.from_arrays(pa.array(x[:count].reshape(-1)), 256)
+        pq.write_table(pa.table({"embedding": lists}), tmp_path / name)
+    code = """
+import re, sys
+from pathlib import Path
+from adaptinf.data import read_embeddings
+def peak():  # KiB; unlike getrusage's, of this program alone
+    return int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
+little, large = map(Path, sys.argv[1:])
+read_embeddings([little])
+before = peak()
+rows = read_embeddings([large]).rows
+print(peak() - before - rows.nbytes // 1024)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "little.parquet"), str(tmp_path / "large.parquet")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 80 * 1024
 
 
 def test_the_command_decides_every_row(tmp_path: Path, rows: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,6 +162,39 @@ def test_a_sample_fits_the_clusters(rows: np.ndarray, monkeypatch: pytest.Monkey
     assert found.kept.sum() < 600
 
 
+@pytest.mark.parametrize("keep", ["greedy", "reference"])
+def test_a_budget(rows: np.ndarray, keep: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all rows or in each cluster, a share or a count: what semdedup keeps in the same clusters."""
+    module = importlib.import_module("adaptinf.selection.dedup")
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", 90)
+    cluster = dedup(rows, 0.05, clusters=12).cluster
+    sizes = np.bincount(cluster).tolist()
+    for budget, per_cluster, whole in [
+        (200, False, 200),
+        (0.25, False, 0.25),
+        (0.25, True, [0.25] * 12),
+        (30, True, [min(30, size) for size in sizes]),
+    ]:
+        found = dedup(rows, budget=budget, per_cluster=per_cluster, clusters=12, keep=keep)
+        same(found, semdedup(rows, cluster, budget=whole, keep=keep))
+    assert min(sizes) < 30 < max(sizes)
+
+
+@pytest.mark.parametrize(("words", "count"), [(["200"], 200), (["0.25"], 150), (["2", "--per-cluster"], 24)])
+def test_the_command_keeps_a_budget(tmp_path: Path, rows: np.ndarray, words: list[str], count: int) -> None:
+    np.save(tmp_path / "a.npy", rows)
+    out, page = tmp_path / "kept.parquet", tmp_path / "page.html"
+    line = ["dedup", str(tmp_path / "a.npy"), "--clusters", "12", "--out", str(out), "--report", str(page)]
+    assert main([*line, "--budget", *words]) == 0
+    assert pq.read_table(out)["kept"].to_numpy().sum() == count
+    assert f"budget {words[0]}" in page.read_text()
+
+
+def same(found: DedupResult, expected: DedupResult | SemDedupResult) -> None:
+    for name in ("kept", "duplicate_of", "max_similarity"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
 def test_no_rows() -> None:
     assert len(dedup(np.zeros((0, 3), np.float32), 0.1).kept) == 0
 
@@ -119,6 +207,14 @@ def test_no_rows() -> None:
         ({"rank": "last"}, ConfigError),
         ({"clusters": 601}, ClusterCountError),
         ({"clusters": 0}, ClusterCountError),
+        ({"eps": None}, ConfigError),
+        ({"budget": 5}, ConfigError),
+        ({"per_cluster": True}, ConfigError),
+        ({"eps": None, "budget": 601}, ConfigError),
+        ({"eps": None, "budget": 1.5}, ConfigError),
+        ({"eps": None, "budget": -1}, ConfigError),
+        ({"eps": None, "budget": float("nan")}, ConfigError),
+        ({"eps": None, "budget": 5, "keep": "components"}, ConfigError),
     ],
 )
 def test_impossible_values(rows: np.ndarray, options: dict, error: type[Exception]) -> None:
@@ -143,6 +239,9 @@ def test_broken_files(tmp_path: Path, rows: np.ndarray) -> None:
     (tmp_path / "words.txt").write_text("x")
     ragged = pa.array([[1.0, 2.0], [3.0]], pa.list_(pa.float32()))
     pq.write_table(pa.table({"embedding": ragged, "id": ["a", "a"], "n": [1, 2]}), tmp_path / "ragged.parquet")
+    uneven = pa.array([[1.0, 2.0], [3.0], [4.0, 5.0, 6.0]], pa.list_(pa.float32()))  # two numbers a row on average
+    pq.write_table(pa.table({"embedding": uneven}), tmp_path / "uneven.parquet")
+    pq.write_table(pa.table({"embedding": pa.array([None, [1.0]], pa.list_(pa.float32()))}), tmp_path / "null.parquet")
     for paths, name, message in [
         ([], "embedding", "no file"),
         ([files[0], tmp_path / "wide.npy"], "embedding", "float32"),
@@ -153,6 +252,8 @@ def test_broken_files(tmp_path: Path, rows: np.ndarray) -> None:
         (["torn.safetensors"], "embedding", "cannot be read"),
         (["words.txt"], "embedding", "ending"),
         (["ragged.parquet"], "embedding", "not of 2 numbers"),
+        (["uneven.parquet"], "embedding", "not of 2 numbers"),
+        (["null.parquet"], "embedding", "matrix"),
         (["ragged.parquet"], "n", "int64"),
         (["ragged.parquet"], "other", "no column 'other'"),
         ([files[0], files[0]], "embedding", "one id"),
