@@ -19,117 +19,129 @@ bool wins(double score, int64_t id, double against, int64_t other) {
 }  // namespace
 
 Assignment::Scratch::Scratch(const Kernels& kernels, int64_t words, int64_t padded, int64_t n_tiles, int64_t centroids)
-    : tiles(n_tiles * words * kernels.tile_rows), tops(static_cast<size_t>(n_tiles)), all(centroids * kernels.tile_rows),
-      y(padded), candidates(static_cast<size_t>(kernels.tile_rows)) {}
+    : gathered(n_tiles * words * kernels.tile_rows), again(words * kernels.tile_rows), all(centroids * kernels.tile_rows), y(padded),
+      candidates(static_cast<size_t>(kernels.tile_rows)) {}
 
-Assignment::Assignment(const Kernels& kernels, const Packing& packing, const Rows& rows, const Centroids& centroids,
-                       bool fast)
-    : kernels_(kernels), packing_(packing), rows_(rows), centroids_(centroids), fast_(fast),
+Assignment::Assignment(const Kernels& kernels, const Packing& packing, const Rows& rows, const Centroids& centroids)
+    : kernels_(kernels), packing_(packing), rows_(rows), centroids_(centroids),
       tiles_(std::clamp<int64_t>(kTileWords / (packing.words * kernels.tile_rows), 1, kMostTiles)) {}
 
 Pool<Assignment::Scratch>::Loan Assignment::borrow() {
   return pool_.borrow(kernels_, packing_.words, rows_.padded, tiles_, centroids_.n_panels() * kPanel);
 }
 
-int64_t Assignment::fill(const uint32_t* const* packed, int64_t count, Scratch& scratch) const {
+void Assignment::gather(const int64_t* ids, const uint32_t* const* packed, int64_t count, Scratch& scratch) const {
   const int64_t height = kernels_.tile_rows;
-  int64_t tile = 0;
-  for (int64_t first = 0; first < count; first += height, ++tile) {
+  scratch.tiles.clear();
+  for (int64_t first = 0; first < count; first += height) {
     const uint32_t* rows[kMaxTileRows];
     for (int64_t r = 0; r < height; ++r) rows[r] = packed[first + r < count ? first + r : first];
-    kernels_.transpose(rows, packing_.words, scratch.tiles.get() + tile * packing_.words * height);
+    uint32_t* words = scratch.gathered.get() + first * packing_.words;
+    kernels_.transpose(rows, packing_.words, words);
+    scratch.tiles.push_back({words, ids + first, 0, ~uint64_t{0} >> (64 - std::min(height, count - first))});
   }
-  return tile;
 }
 
-void Assignment::label(const int64_t* ids, const uint32_t* const* packed, int64_t count, Screened* out) {
-  const auto loan = borrow();
-  Scratch& scratch = *loan;
+void Assignment::label(Scratch& scratch) const {
+  const std::vector<Tile>& tiles = scratch.tiles;
+  scratch.found.resize(tiles.size()), scratch.known.resize(tiles.size()), scratch.tops.resize(tiles.size());
   if (!centroids_.screenable()) {
-    for (int64_t i = 0; i < count; ++i) brute(ids[i], scratch, out[i]);
+    for (size_t t = 0; t < tiles.size(); ++t)
+      brute(tiles[t], scratch, scratch.found[t]), scratch.known[t] = tiles[t].wanted;
     return;
   }
-  const int64_t height = kernels_.tile_rows, tiles = fill(packed, count, scratch), words = packing_.words;
-  for (int64_t tile = 0; tile < tiles; ++tile) {
-    Tops& tops = scratch.tops[static_cast<size_t>(tile)];
+  for (Tops& tops : scratch.tops) {
     for (float* part : {tops.first, tops.second, tops.third}) std::fill(part, part + kMaxTileRows, kNone);
     for (int32_t* part : {tops.first_id, tops.second_id}) std::fill(part, part + kMaxTileRows, 0);
   }
-  const int64_t group = std::max<int64_t>(1, kPanelWords / (kPanel * words));
+  const int64_t words = packing_.words, group = std::max<int64_t>(1, kPanelWords / (kPanel * words));
   for (int64_t panel = 0; panel < centroids_.n_panels(); panel += group)
-    for (int64_t tile = 0; tile < tiles; ++tile)
-      kernels_.screen(scratch.tiles.get() + tile * words * height, words, centroids_.panels(), centroids_.offsets(), panel,
-                      std::min(panel + group, centroids_.n_panels()), scratch.tops[static_cast<size_t>(tile)]);
+    for (size_t t = 0; t < tiles.size(); ++t)
+      kernels_.screen(tiles[t].words, words, centroids_.panels(), centroids_.offsets(), panel,
+                      std::min(panel + group, centroids_.n_panels()), scratch.tops[t]);
 
-  scratch.undecided.clear(), scratch.least.clear();
-  for (int64_t i = 0; i < count; ++i) {
-    const Tops& tops = scratch.tops[static_cast<size_t>(i / height)];
-    const int64_t r = i % height, one = tops.first_id[r], two = tops.second_id[r];
-    const Slack slack = packing_.slack(packed[i]);
-    const double excess = 2 * centroids_.error(slack, one), top = tops.first[r], second = tops.second[r];
-    out[i] = {one, top, excess, second};
-    if (second < top - excess || (fast_ && top > kNone)) continue;
-    const double second_excess = 2 * centroids_.error(slack, two), least = std::max(top - excess, second - second_excess);
-    if (tops.third[r] < least) {
-      kernels_.load(rows_, ids[i], scratch.y.get());
-      if (wins(centroids_.score(scratch.y.get(), two), two, centroids_.score(scratch.y.get(), one), one))
-        out[i] = {two, second, second_excess, top};
-    } else {
-      scratch.undecided.push_back(i), scratch.least.push_back(least);
-    }
+  scratch.open.clear();
+  const Shares shares = centroids_.shares();
+  for (size_t t = 0; t < tiles.size(); ++t) {
+    const uint32_t* slack = tiles[t].words + packing_.slack_word() * kernels_.tile_rows;
+    const uint64_t proven = kernels_.decide(scratch.tops[t], slack, shares, scratch.found[t]);
+    for (uint64_t bits = tiles[t].wanted & ~proven; bits != 0; bits &= bits - 1)
+      decide_pair(tiles[t], __builtin_ctzll(bits), scratch.tops[t], static_cast<int64_t>(t), scratch);
+    scratch.known[t] = tiles[t].wanted | proven;
   }
-  decide_lists(ids, packed, scratch, out);
+  decide_lists(scratch);
 }
 
-void Assignment::screen_all(const uint32_t* const* packed, int64_t count, Scratch& scratch) const {
-  fill(packed, count, scratch);
-  kernels_.screen_all(scratch.tiles.get(), packing_.words, centroids_.panels(), centroids_.offsets(), centroids_.n_panels(),
-                      scratch.all.get());
+// Where no more than two candidates are left, the score decides; other rows are left open.
+void Assignment::decide_pair(const Tile& tile, int64_t r, const Tops& tops, int64_t place, Scratch& scratch) const {
+  Found& found = scratch.found[static_cast<size_t>(place)];
+  const int64_t one = tops.first_id[r], two = tops.second_id[r];
+  const double first = tops.first[r], second = tops.second[r], excess = 2 * centroids_.error(slack_of(tile, r), two);
+  const double least = std::max(first - found.excess[r], second - excess);
+  if (!(tops.third[r] < least)) {
+    scratch.open.push_back({place, r, least});
+    return;
+  }
+  kernels_.load(rows_, tile.id(r), scratch.y.get());
+  if (!wins(centroids_.score(scratch.y.get(), two), two, centroids_.score(scratch.y.get(), one), one)) return;
+  found.label[r] = static_cast<int32_t>(two), found.top[r] = tops.second[r], found.excess[r] = rounded_up(excess);
+  found.others[r] = tops.first[r];
 }
 
-void Assignment::decide_lists(const int64_t* ids, const uint32_t* const* packed, Scratch& scratch, Screened* out) const {
-  const int64_t height = kernels_.tile_rows, open = static_cast<int64_t>(scratch.undecided.size());
-  for (int64_t first = 0; first < open; first += height) {
-    const int64_t rows = std::min(height, open - first);
-    const int64_t* which = scratch.undecided.data() + first;
-    const uint32_t* chosen[kMaxTileRows];
+Slack Assignment::slack_of(const Tile& tile, int64_t r) const {
+  const uint32_t* at = tile.words + packing_.slack_word() * kernels_.tile_rows + r;
+  return packing_.slack(at, kernels_.tile_rows);
+}
+
+void Assignment::decide_lists(Scratch& scratch) const {
+  const int64_t height = kernels_.tile_rows, words = packing_.words, n_open = static_cast<int64_t>(scratch.open.size());
+  for (int64_t first = 0; first < n_open; first += height) {
+    const int64_t rows = std::min(height, n_open - first);
+    const Scratch::Open* open = scratch.open.data() + first;
     float least[kMaxTileRows];
     std::fill(least, least + kMaxTileRows, std::numeric_limits<float>::infinity());
     for (int64_t r = 0; r < rows; ++r) {
-      chosen[r] = packed[which[r]];
-      least[r] = rounded_down(scratch.least[static_cast<size_t>(first + r)]);
+      const uint32_t* from = scratch.tiles[static_cast<size_t>(open[r].tile)].words + open[r].row;
+      for (int64_t word = 0; word < words; ++word) scratch.again[word * height + r] = from[word * height];
+      least[r] = rounded_down(open[r].least);
       scratch.candidates[static_cast<size_t>(r)].clear();
     }
-    screen_all(chosen, rows, scratch);
+    kernels_.screen_all(scratch.again.get(), words, centroids_.panels(), centroids_.offsets(), centroids_.n_panels(),
+                        scratch.all.get());
     for (int64_t j = 0; j < centroids_.count(); ++j)
       for (uint64_t bits = kernels_.reaching(scratch.all.get() + j * height, least); bits != 0; bits &= bits - 1)
         scratch.candidates[static_cast<size_t>(__builtin_ctzll(bits))].push_back(static_cast<int32_t>(j));
     for (int64_t r = 0; r < rows; ++r) {
-      const int64_t i = which[r];
-      kernels_.load(rows_, ids[i], scratch.y.get());
-      int64_t label = -1;
+      const Tile& tile = scratch.tiles[static_cast<size_t>(open[r].tile)];
+      kernels_.load(rows_, tile.id(open[r].row), scratch.y.get());
+      int32_t label = -1;
       double best = 0;
-      for (const int64_t j : scratch.candidates[static_cast<size_t>(r)]) {
+      for (const int32_t j : scratch.candidates[static_cast<size_t>(r)]) {
         const double score = centroids_.score(scratch.y.get(), j);
         if (label < 0 || score < best) label = j, best = score;
       }
-      const bool same = label == out[i].label;
-      out[i] = {label, scratch.all[label * height + r], 2 * centroids_.error(packing_.slack(packed[i]), label),
-                same ? out[i].others : out[i].top};
+      Found& found = scratch.found[static_cast<size_t>(open[r].tile)];
+      const int64_t at = open[r].row;
+      if (label != found.label[at]) found.others[at] = found.top[at];
+      found.label[at] = label, found.top[at] = scratch.all[label * height + r];
+      found.excess[at] = rounded_up(2 * centroids_.error(slack_of(tile, at), label));
     }
   }
 }
 
-void Assignment::brute(int64_t id, Scratch& scratch, Screened& out) const {
-  kernels_.load(rows_, id, scratch.y.get());
-  int64_t label = 0;
-  double best = centroids_.score(scratch.y.get(), 0);
-  for (int64_t j = 1; j < centroids_.count(); ++j) {
-    const double score = centroids_.score(scratch.y.get(), j);
-    if (score < best) label = j, best = score;
+void Assignment::brute(const Tile& tile, Scratch& scratch, Found& found) const {
+  constexpr float kUnknown = std::numeric_limits<float>::infinity();
+  for (uint64_t bits = tile.wanted; bits != 0; bits &= bits - 1) {
+    const int64_t r = __builtin_ctzll(bits);
+    kernels_.load(rows_, tile.id(r), scratch.y.get());
+    int32_t label = 0;
+    double best = centroids_.score(scratch.y.get(), 0);
+    for (int32_t j = 1; j < centroids_.count(); ++j) {
+      const double score = centroids_.score(scratch.y.get(), j);
+      if (score < best) label = j, best = score;
+    }
+    found.label[r] = label, found.top[r] = -kUnknown, found.excess[r] = 0, found.others[r] = kUnknown;
   }
-  const double unknown = std::numeric_limits<double>::infinity();
-  out = {label, -unknown, 0, unknown};
 }
 
 void Assignment::top(const int64_t* ids, const uint32_t* const* packed, int64_t count, int64_t m, int64_t* out) {
@@ -140,9 +152,12 @@ void Assignment::top(const int64_t* ids, const uint32_t* const* packed, int64_t 
   std::vector<std::pair<double, int32_t>> scored;
   for (int64_t first = 0; first < count; first += height) {
     const int64_t rows = std::min(height, count - first);
-    if (centroids_.screenable()) screen_all(packed + first, rows, scratch);
+    gather(ids + first, packed + first, rows, scratch);
+    if (centroids_.screenable())
+      kernels_.screen_all(scratch.gathered.get(), packing_.words, centroids_.panels(), centroids_.offsets(),
+                          centroids_.n_panels(), scratch.all.get());
     for (int64_t r = 0; r < rows; ++r) {
-      const Slack slack = packing_.slack(packed[first + r]);
+      const Slack slack = slack_of(scratch.tiles[0], r);
       scored.clear();
       if (!centroids_.screenable() || std::isnan(slack.a)) {
         for (int64_t j = 0; j < n; ++j) scored.emplace_back(0, static_cast<int32_t>(j));

@@ -2,62 +2,67 @@
 // than one candidate. See packing.h for the certificate.
 #pragma once
 
-#include <atomic>
 #include <vector>
 
 #include "centroids.h"
 
 namespace adaptinf::kmeans {
 
-// What a screen says of a row: its label's upper bound U and that bound's excess, and the highest U of the others.
-struct Screened {
-  int64_t label;
-  double top, excess, others;
-};
+// Rows of a packed tile [words][tile_rows].
+struct Tile {
+  const uint32_t* words;
+  const int64_t* ids;  // whose numbers they are; or null: `first` and those that follow
+  int64_t first;
+  uint64_t wanted;     // bit r: whether row r's label is asked for
 
-// How many rows of a pass were decided how.
-struct Tally {
-  std::atomic<int64_t> pairs{0}, lists{0};
+  int64_t id(int64_t r) const { return ids == nullptr ? first + r : ids[r]; }
 };
 
 class Assignment {
  public:
-  Assignment(const Kernels& kernels, const Packing& packing, const Rows& rows, const Centroids& centroids, bool fast);
+  Assignment(const Kernels& kernels, const Packing& packing, const Rows& rows, const Centroids& centroids);
 
-  // What the rows of a task are read into.
+  // The tiles of a task, and what is found of their rows.
   struct Scratch {
     Scratch(const Kernels& kernels, int64_t words, int64_t padded, int64_t tiles, int64_t centroids);
-    Buffer<uint32_t> tiles;    // [tiles][words][tile_rows]
+    std::vector<Tile> tiles;
+    std::vector<Found> found;     // of each tile
+    std::vector<uint64_t> known;  // of each tile, bit r: whether `found` holds for row r; wherever it was asked for
     std::vector<Tops> tops;
-    Buffer<float> all;         // [centroids][tile_rows]
-    Buffer<double> y;          // [padded]
-    std::vector<int64_t> undecided;
-    std::vector<double> least;                     // of each undecided row: what a candidate must reach
+    Buffer<uint32_t> gathered, again;  // [tiles][words][tile_rows]; one tile of open rows
+    Buffer<float> all;                 // [centroids][tile_rows]
+    Buffer<double> y;                  // [padded]
+    struct Open {
+      int64_t tile, row;
+      double least;  // what a candidate's screen reaches
+    };
+    std::vector<Open> open;
     std::vector<std::vector<int32_t>> candidates;  // of each row of a tile
-    Buffer<uint32_t> packed;
   };
+  Pool<Scratch>::Loan borrow();
 
   // Rows that a task should have: tiles of them stay in the second-level cache.
   int64_t block() const { return tiles_ * kernels_.tile_rows; }
 
-  // Labels of `count` rows: number ids[i], packed at packed[i]; `out` takes each as it is found.
-  void label(const int64_t* ids, const uint32_t* const* packed, int64_t count, Screened* out);
+  // Makes tiles of `count` rows, at most block(): number ids[i], packed at packed[i].
+  void gather(const int64_t* ids, const uint32_t* const* packed, int64_t count, Scratch& scratch) const;
+
+  // Fills `found` and `known` for the tiles of `scratch`.
+  void label(Scratch& scratch) const;
 
   // The m centroids of the lowest scores, best first, ties to the lower id; ids [count][m].
   void top(const int64_t* ids, const uint32_t* const* packed, int64_t count, int64_t m, int64_t* out);
 
  private:
-  Pool<Scratch>::Loan borrow();
-  int64_t fill(const uint32_t* const* packed, int64_t count, Scratch& scratch) const;
-  void brute(int64_t id, Scratch& scratch, Screened& out) const;
-  void decide_lists(const int64_t* ids, const uint32_t* const* packed, Scratch& scratch, Screened* out) const;
-  void screen_all(const uint32_t* const* packed, int64_t count, Scratch& scratch) const;
+  Slack slack_of(const Tile& tile, int64_t r) const;
+  void decide_pair(const Tile& tile, int64_t r, const Tops& tops, int64_t place, Scratch& scratch) const;
+  void decide_lists(Scratch& scratch) const;
+  void brute(const Tile& tile, Scratch& scratch, Found& found) const;
 
   const Kernels& kernels_;
   const Packing& packing_;
   const Rows& rows_;
   const Centroids& centroids_;
-  const bool fast_;
   int64_t tiles_;
   Pool<Scratch> pool_;
 };

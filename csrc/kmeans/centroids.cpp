@@ -7,11 +7,11 @@
 
 namespace adaptinf::kmeans {
 
-Centroids::Centroids(const Kernels& kernels, const Packing& packing, const Rows& rows, int64_t count, bool fast)
+Centroids::Centroids(const Kernels& kernels, const Packing& packing, const Rows& rows, int64_t count)
     : kernels_(kernels), packing_(packing), origin_(rows.origin), columns_(rows.columns), padded_(rows.padded),
-      count_(count), n_panels_((count + kPanel - 1) / kPanel), unit_(rows.unit), fast_(fast), exact_(count * rows.padded),
+      count_(count), n_panels_((count + kPanel - 1) / kPanel), unit_(rows.unit), exact_(count * rows.padded),
       half_(count), norms_(count), panels_(n_panels_ * kPanel * packing.words), offsets_(n_panels_ * kPanel),
-      excess_(count), slack_(static_cast<size_t>(count)) {
+      norm_share_(count), residual_(count), rest_(count) {
   std::fill(panels_.get(), panels_.get() + n_panels_ * kPanel * packing.words, 0u);
   std::fill(offsets_.get(), offsets_.get() + n_panels_ * kPanel, -std::numeric_limits<float>::infinity());
 }
@@ -33,10 +33,11 @@ void Centroids::set_one(const State& state, int64_t j, uint32_t* scratch, double
   for (int64_t t = columns_; t < padded_; ++t) c[t] = 0;
   half_[j] = unit_ ? 0 : 0.5 * kernels_.dot(c, c, padded_);
   uint32_t* panel = panels_.get() + j / kPanel * kPanel * packing_.words + j % kPanel;
-  slack_[static_cast<size_t>(j)] = packing_.centroid(c, fast_, scratch, panel, kPanel, norm);
+  const Slack slack = packing_.centroid(c, scratch, panel, kPanel, norm);
+  norm_share_[j] = slack.a, residual_[j] = slack.b;
   const double half = unit_ ? 0 : 0.5 * *norm * *norm;
-  const double excess = fast_ ? 0 : 2 * packing_.growth * half + static_cast<double>(packing_.words) * kFlushed;
-  excess_[j] = *norm < kLongest ? rounded_up(excess) : 0;
+  const double excess = 2 * packing_.growth * half + static_cast<double>(packing_.words) * kFlushed;
+  rest_[j] = *norm < kLongest ? rounded_up(excess) : 0;
   offsets_[j] = *norm < kLongest ? rounded_up(excess - half) : 0;
 }
 

@@ -32,7 +32,7 @@ struct State {
 
 class Centroids {
  public:
-  Centroids(const Kernels& kernels, const Packing& packing, const Rows& rows, int64_t count, bool fast);
+  Centroids(const Kernels& kernels, const Packing& packing, const Rows& rows, int64_t count);
 
   // Takes the state's centroids less the rows' origin.
   void set(const State& state, int threads);
@@ -52,8 +52,9 @@ class Centroids {
 
   // E_ij for the slack of row i.
   double error(const Slack& row, int64_t j) const {
-    return static_cast<double>(row.a) * slack_[j].a + static_cast<double>(row.b) * slack_[j].b + excess_[j];
+    return static_cast<double>(row.a) * norm_share_[j] + static_cast<double>(row.b) * residual_[j] + rest_[j];
   }
+  Shares shares() const { return {norm_share_.get(), residual_.get(), rest_.get()}; }
 
   double longest() const { return longest_; }    // the largest scaled norm
   double shortest() const { return shortest_; }  // the least
@@ -68,13 +69,12 @@ class Centroids {
   const Packing& packing_;
   const double* origin_;
   const int64_t columns_, padded_, count_, n_panels_;
-  const bool unit_, fast_;
+  const bool unit_;
   bool screenable_ = true;
   double longest_ = 0, shortest_ = 0;
   Buffer<double> exact_, half_, norms_;
   Buffer<uint32_t> panels_;
-  Buffer<float> offsets_, excess_;
-  std::vector<Slack> slack_;
+  Buffer<float> offsets_, norm_share_, residual_, rest_;
 };
 
 }  // namespace adaptinf::kmeans

@@ -13,6 +13,11 @@ namespace adaptinf::kmeans {
 namespace {
 
 constexpr int64_t kBlock = 512;  // rows of a task that goes over all of them
+constexpr int64_t kTiles = 16;   // tiles of such a task
+
+// Up to so many clusters, and so many words of packed rows (they stay in the second-level cache), a whole tile is screened
+// where one of its rows is wanted: gathering rows would take as long as screening them.
+constexpr int64_t kFewClusters = 32, kFewWords = 128 * 1024;
 
 int64_t tasks_for(int64_t rows, int64_t block) { return (rows + block - 1) / block; }
 
@@ -21,23 +26,27 @@ class Lloyd {
   Lloyd(const Problem& problem, const Options& options, const Execution& how)
       : problem_(problem), options_(options), threads_(how.threads), rows_(problem_.rows),
         kernels_(kernels(how.level, how.brain)),
-        packing_(kernels_, rows_.columns, screen_scale(problem.frame, rows_.columns)),
-        centroids_(kernels_, packing_, rows_, problem.state.count, options.fast),
-        assignment_(kernels_, packing_, rows_, centroids_, options.fast),
-        sums_(kernels_, rows_, problem_.frame, problem.weights, problem.state.count), bounds_(rows_, rows_.unit),
-        packed_(rows_.count * packing_.words), active_(rows_.count) {}
+        packing_(kernels_, rows_.columns, screen_scale(problem.frame, rows_.columns), options.fast),
+        centroids_(kernels_, packing_, rows_, problem.state.count), assignment_(kernels_, packing_, rows_, centroids_),
+        sums_(kernels_, rows_, problem_.frame, problem.weights, problem.state.count), bounds_(kernels_, rows_),
+        n_tiles_(tasks_for(rows_.count, kernels_.tile_rows)),
+        tiled_(problem.state.count <= kFewClusters && rows_.count * packing_.words <= kFewWords),
+        packed_(n_tiles_ * kernels_.tile_rows * packing_.words), labels_(n_tiles_ * kernels_.tile_rows),
+        wanted_(n_tiles_) {}
 
   void run() {
     pack();
     centroids_.set(problem_.state, threads_);
-    std::fill(problem_.labels, problem_.labels + rows_.count, int64_t{-1});
-    for (int64_t row = 0; row < rows_.count; ++row) active_[row] = row;
-    assign(rows_.count);
+    std::fill(labels_.get(), labels_.get() + rows_.count, -1);
+    std::fill(labels_.get() + rows_.count, labels_.get() + n_tiles_ * kernels_.tile_rows, 0);
+    for (int64_t tile = 0; tile < n_tiles_; ++tile) wanted_[tile] = rows_of(tile);
+    assign();
     int64_t n_iter = 0, changed = 0, inertia = options_.by_inertia ? measure(nullptr, nullptr) : 0;
     for (bool settled = false; n_iter < options_.max_iter && !settled; ++n_iter) {
       sums_.apply(moves_, threads_);
       const double moved = update();
-      assign(select());
+      select();
+      assign();
       changed = static_cast<int64_t>(moves_.size());
       if (options_.by_inertia) {
         const int64_t before = inertia;
@@ -50,45 +59,92 @@ class Lloyd {
     sums_.count(moves_);
     std::copy(sums_.sizes().begin(), sums_.sizes().end(), problem_.sizes);
     std::copy(sums_.weights().begin(), sums_.weights().end(), problem_.cluster_weights);
+    std::copy(labels_.get(), labels_.get() + rows_.count, problem_.labels);
     *problem_.inertia = measure(nullptr, problem_.radii), *problem_.n_iter = n_iter, *problem_.changed = changed;
   }
 
  private:
-  uint32_t* packed(int64_t row) const { return packed_.get() + row * packing_.words; }
-
-  void pack() {
-    parallel_for(tasks_for(rows_.count, kBlock), threads_, [&](int64_t task) {
-      const Buffer<double> y(rows_.padded);
-      for (int64_t row = task * kBlock; row < std::min(rows_.count, (task + 1) * kBlock); ++row) {
-        kernels_.load(rows_, row, y.get());
-        bounds_.set_norm(row, packing_.row(y.get(), options_.fast, packed(row)));
-      }
-    });
-    bounds_.close(rows_.count);
+  // Bit r: whether the tile has a row r.
+  uint64_t rows_of(int64_t tile) const {
+    return ~uint64_t{0} >> (64 - std::min(kernels_.tile_rows, rows_.count - tile * kernels_.tile_rows));
   }
 
-  // Labels the first `count` active rows; moves_ are those whose label is another.
-  void assign(int64_t count) {
-    const int64_t block = assignment_.block(), tasks = tasks_for(count, block);
+  // Rows of words, or tiles of them.
+  void pack() {
+    const int64_t height = kernels_.tile_rows, words = packing_.words;
+    parallel_for(tasks_for(n_tiles_, kTiles), threads_, [&](int64_t task) {
+      const Buffer<double> y(rows_.padded);
+      const Buffer<uint32_t> apart(tiled_ ? height * words : 0);
+      for (int64_t tile = task * kTiles; tile < std::min(n_tiles_, (task + 1) * kTiles); ++tile) {
+        const int64_t first = tile * height, count = std::min(height, rows_.count - first);
+        uint32_t* place = packed_.get() + first * words;
+        const uint32_t* row_words[kMaxTileRows];
+        for (int64_t r = 0; r < count; ++r) {
+          uint32_t* to = (tiled_ ? apart.get() : place) + r * words;
+          kernels_.load(rows_, first + r, y.get());
+          bounds_.set_norm(first + r, packing_.row(y.get(), to));
+          row_words[r] = to;
+        }
+        std::fill(row_words + count, row_words + height, row_words[0]);
+        if (tiled_) kernels_.transpose(row_words, words, place);
+      }
+    });
+    bounds_.close();
+  }
+
+  // Labels the rows that are wanted; moves_ are those whose label is another.
+  void assign() {
+    bounds_.meet(centroids_);
+    const int64_t height = kernels_.tile_rows, block = assignment_.block();
+    std::vector<int64_t> before(1);  // of each tile: rows that are wanted before it
+    for (int64_t tile = 0; !tiled_ && tile < n_tiles_; ++tile) before.push_back(before.back() + __builtin_popcountll(wanted_[tile]));
+    const int64_t tasks = tiled_ ? tasks_for(n_tiles_ * height, block) : tasks_for(before.back(), block);
     std::vector<std::vector<Move>> found(static_cast<size_t>(tasks));
     parallel_for(tasks, threads_, [&](int64_t task) {
-      const int64_t* ids = active_.get() + task * block;
-      const int64_t rows = std::min(block, count - task * block);
-      std::vector<const uint32_t*> words(static_cast<size_t>(rows));
-      std::vector<Screened> screened(words.size());
-      for (int64_t i = 0; i < rows; ++i) words[static_cast<size_t>(i)] = packed(ids[i]);
-      assignment_.label(ids, words.data(), rows, screened.data());
-      std::vector<Move>& moves = found[static_cast<size_t>(task)];
-      for (int64_t i = 0; i < rows; ++i) {
-        const Screened& one = screened[static_cast<size_t>(i)];
-        int64_t& label = problem_.labels[ids[i]];
-        if (label != one.label) moves.push_back({ids[i], static_cast<int32_t>(label), static_cast<int32_t>(one.label)});
-        label = one.label;
-        bounds_.set(ids[i], one, centroids_);
+      const auto loan = assignment_.borrow();
+      std::vector<int64_t> ids;
+      if (tiled_) {
+        (*loan).tiles.clear();
+        for (int64_t tile = task * (block / height); tile < std::min(n_tiles_, (task + 1) * (block / height)); ++tile)
+          if (wanted_[tile] != 0)
+            (*loan).tiles.push_back({packed_.get() + tile * height * packing_.words, nullptr, tile * height, wanted_[tile]});
+      } else {
+        ids = wanted_rows(before, task * block, std::min(before.back(), (task + 1) * block));
+        std::vector<const uint32_t*> words;
+        for (const int64_t row : ids) words.push_back(packed_.get() + row * packing_.words);
+        assignment_.gather(ids.data(), words.data(), static_cast<int64_t>(ids.size()), *loan);
       }
+      assignment_.label(*loan);
+      for (size_t t = 0; t < (*loan).tiles.size(); ++t)
+        take((*loan).tiles[t], (*loan).found[t], (*loan).known[t], found[static_cast<size_t>(task)]);
     });
     moves_.clear();
     for (const auto& part : found) moves_.insert(moves_.end(), part.begin(), part.end());
+  }
+
+  // Numbers `first` to `last` of the wanted rows.
+  std::vector<int64_t> wanted_rows(const std::vector<int64_t>& before, int64_t first, int64_t last) const {
+    std::vector<int64_t> ids;
+    ids.reserve(static_cast<size_t>(last - first));
+    int64_t tile = std::upper_bound(before.begin(), before.end(), first) - before.begin() - 1;
+    for (int64_t at = before[static_cast<size_t>(tile)]; at < last; ++tile)
+      for (uint64_t bits = wanted_[tile]; bits != 0 && at < last; bits &= bits - 1, ++at)
+        if (at >= first) ids.push_back(tile * kernels_.tile_rows + __builtin_ctzll(bits));
+    return ids;
+  }
+
+  void take(const Tile& tile, const Found& found, uint64_t known, std::vector<Move>& moves) {
+    if (tile.ids == nullptr) known &= rows_of(tile.first / kernels_.tile_rows);
+    else known &= tile.wanted;
+    if (!options_.fast) bounds_.take(tile, found, known);
+    uint64_t bits = known;
+    if (tile.ids == nullptr) bits &= kernels_.differing(found.label, labels_.get() + tile.first);
+    for (; bits != 0; bits &= bits - 1) {
+      const int r = __builtin_ctzll(bits);
+      int32_t& label = labels_[tile.id(r)];
+      if (label != found.label[r]) moves.push_back({tile.id(r), label, found.label[r]});
+      label = found.label[r];
+    }
   }
 
   // New centroids from the sums; how far they moved by the state's own numbers.
@@ -98,6 +154,7 @@ class Lloyd {
     if (options_.empty != Empty::keep && std::find(sums_.sizes().begin(), sums_.sizes().end(), 0) != sums_.sizes().end()) {
       const Buffer<double> distances(rows_.count);
       measure(distances.get(), nullptr);
+      std::copy(labels_.get(), labels_.get() + rows_.count, problem_.labels);
       borrowed = refill(options_.empty, problem_, distances.get(), sums_.sizes());
     }
     const Buffer<double> before(state.count * rows_.columns), earlier(state.count * rows_.padded);
@@ -116,24 +173,13 @@ class Lloyd {
     return shift(kernels_, state, before.get(), rows_.columns);
   }
 
-  // Gathers the rows whose label may change; how many there are.
-  int64_t select() {
-    if (options_.fast) return rows_.count;  // all of them since the start: without certificates there are no bounds
-    const int64_t tasks = tasks_for(rows_.count, kBlock);
-    std::vector<int64_t> counts(static_cast<size_t>(tasks));
-    parallel_for(tasks, threads_, [&](int64_t task) {
-      int64_t* to = active_.get() + task * kBlock;
-      for (int64_t row = task * kBlock; row < std::min(rows_.count, (task + 1) * kBlock); ++row)
-        if (!bounds_.keeps(row, problem_.labels[row])) *to++ = row;
-      counts[static_cast<size_t>(task)] = to - active_.get() - task * kBlock;
+  // Finds the rows whose label may change.
+  void select() {
+    if (options_.fast) return;  // all of them since the start: bounds need certificates
+    parallel_for(tasks_for(n_tiles_, kTiles), threads_, [&](int64_t task) {
+      for (int64_t tile = task * kTiles; tile < std::min(n_tiles_, (task + 1) * kTiles); ++tile)
+        wanted_[tile] = bounds_.loosen(tile * kernels_.tile_rows, labels_.get() + tile * kernels_.tile_rows) & rows_of(tile);
     });
-    int64_t count = 0;
-    for (int64_t task = 0; task < tasks; ++task) {
-      const int64_t* from = active_.get() + task * kBlock;
-      std::copy(from, from + counts[static_cast<size_t>(task)], active_.get() + count);
-      count += counts[static_cast<size_t>(task)];
-    }
-    return count;
   }
 
   // The integer inertia; distances [rows] and radii [clusters] where they are wanted.
@@ -144,7 +190,7 @@ class Lloyd {
       const Buffer<double> y(rows_.padded);
       int64_t part = 0;
       for (int64_t row = task * kBlock; row < std::min(rows_.count, (task + 1) * kBlock); ++row) {
-        const int64_t label = problem_.labels[row];
+        const int32_t label = labels_[row];
         kernels_.load(rows_, row, y.get());
         const double away = distance(kernels_, rows_, y.get(), centroids_.row(label));
         const double weight = problem_.weights == nullptr ? 1 : problem_.weights[row];
@@ -174,8 +220,11 @@ class Lloyd {
   Assignment assignment_;
   Sums sums_;
   Bounds bounds_;
+  const int64_t n_tiles_;
+  const bool tiled_;          // whether packed_ is [tile][words][tile_rows], not [row][words]
   Buffer<uint32_t> packed_;
-  Buffer<int64_t> active_;
+  Buffer<int32_t> labels_;    // [tile][tile_rows]
+  Buffer<uint64_t> wanted_;   // of each tile, bit r: whether row r is to be labelled
   std::vector<Move> moves_;
   std::vector<float> moved_;
 };

@@ -17,6 +17,26 @@ struct Tops {
   int32_t first_id[kMaxTileRows], second_id[kMaxTileRows];
 };
 
+// What a screen says of each row of a tile: its label, that one's upper bound U and the bound's excess, and the highest U
+// of the others. See packing.h.
+struct Found {
+  int32_t label[kMaxTileRows];
+  float top[kMaxTileRows], excess[kMaxTileRows], others[kMaxTileRows];
+};
+
+// The certificate's share of each centroid j: n_j, s_j and e_j.
+struct Shares {
+  const float *norm, *residual, *rest;
+};
+
+// How far centroids moved; all but `farthest` at most `second`. Bounds that are no more than `margin` apart, squared, prove
+// nothing.
+struct Drift {
+  const float* moved;
+  int32_t farthest;
+  float most, second, margin;
+};
+
 // 2-norms of a vector as it is, as it was packed, and of their difference; rounded, not bounds.
 struct Norms {
   double whole, packed, residual;
@@ -56,6 +76,18 @@ struct Kernels {
 
   // Bit r: whether values [tile_rows] reach least [tile_rows].
   uint64_t (*reaching)(const float* values, const float* least);
+
+  // Takes the first of `tops` as the labels; `slack` are the last words of the tile. Bit r: whether row r's is proven.
+  uint64_t (*decide)(const Tops& tops, const uint32_t* slack, const Shares& shares, Found& found);
+
+  // upper, lower [tile_rows] = bounds on the distance to the own centroid and to the nearest other one; see bounds.h.
+  void (*bound)(const Found& found, const float* norms, float far, float near, float* upper, float* lower);
+
+  // Loosens the bounds; bit r: whether row r's label may have changed.
+  uint64_t (*loosen)(const Drift& drift, const int32_t* labels, float* upper, float* lower);
+
+  // Bit r: whether a [tile_rows] and b differ.
+  uint64_t (*differing)(const int32_t* a, const int32_t* b);
 };
 
 // `brain` asks for the bfloat16 screen, which needs has_avx512_bf16() and level avx512.

@@ -34,6 +34,7 @@ constexpr CpuLevel kLevel = CpuLevel::avx2;
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // of GCC's own header: bug 105593
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,f16c,prefer-vector-width=512")
 namespace avx512 {

@@ -88,17 +88,24 @@ void screen_all(const uint32_t* tile, int64_t words, const uint32_t* panels, con
   }
 }
 
+// Bit per lane of a comparison.
+ADAPTINF_ALWAYS uint64_t mask(Ints truth) {
+#if ADAPTINF_VECTOR_BYTES == 64
+  return _mm512_movepi32_mask(reinterpret_cast<__m512i>(truth));
+#elif ADAPTINF_VECTOR_BYTES == 32
+  return static_cast<uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(truth)));
+#else
+  uint64_t bits = 0;
+  for (int64_t lane = 0; lane < kLanes; ++lane) bits |= static_cast<uint64_t>(truth[lane] != 0) << lane;
+  return bits;
+#endif
+}
+
 // What is not a number reaches everything.
 uint64_t reaching(const float* values, const float* least) {
   uint64_t bits = 0;
-#if ADAPTINF_VECTOR_BYTES == 64
-  for (int64_t side = 0; side < kSides; ++side) {
-    const __m512 value = _mm512_loadu_ps(values + side * kLanes), bound = _mm512_loadu_ps(least + side * kLanes);
-    bits |= static_cast<uint64_t>(_mm512_cmp_ps_mask(value, bound, _CMP_NLT_UQ)) << (side * kLanes);
-  }
-#else
-  for (int64_t r = 0; r < kTileRows; ++r) bits |= static_cast<uint64_t>(!(values[r] < least[r])) << r;
-#endif
+  for (int64_t at = 0; at < kTileRows; at += kLanes)
+    bits |= mask(~(load_floats(values + at) < load_floats(least + at))) << at;
   return bits;
 }
 

@@ -3,10 +3,12 @@
 
 #include "kernels_exact.h"
 #include "kernels_screen.h"
+#include "kernels_rows.h"
 
 const Kernels& table() {
   static const Kernels kernels{kTileRows, ADAPTINF_BRAIN != 0, load, to_unit, dot, squared_distance, add, extend,
-                               pack, transpose, screen, screen_all, reaching};
+                               pack, transpose, screen, screen_all, reaching,
+                               decide, bound, loosen, differing};
   return kernels;
 }
 

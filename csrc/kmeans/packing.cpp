@@ -40,13 +40,12 @@ Slack Packing::put(double first, double second, uint32_t* out) const {
   } else {
     out[0] = brain_up(a) | brain_up(b) << 16;
   }
-  return slack(out - data_words_);
+  return slack(out, 1);
 }
 
-double Packing::row(const double* y, bool fast, uint32_t* out) const {
+double Packing::row(const double* y, uint32_t* out) const {
   Norms norms = kernels_.pack(y, scale_, columns_, out);
-  double a = (norms.residual + growth * norms.packed) * kMargin, b = norms.packed * kMargin;
-  if (fast) a = b = 0;
+  double a = (likely_ * norms.residual + growth * norms.packed) * kMargin, b = likely_ * norms.packed * kMargin;
   if (!(norms.whole < kLongest)) {
     std::memset(out, 0, static_cast<size_t>(data_words_) * sizeof *out);
     a = b = std::numeric_limits<double>::quiet_NaN();
@@ -55,10 +54,10 @@ double Packing::row(const double* y, bool fast, uint32_t* out) const {
   return norms.whole;
 }
 
-Slack Packing::centroid(const double* c, bool fast, uint32_t* scratch, uint32_t* out, int64_t stride, double* norm) const {
+Slack Packing::centroid(const double* c, uint32_t* scratch, uint32_t* out, int64_t stride, double* norm) const {
   const Norms norms = kernels_.pack(c, scale_, columns_, scratch);
   *norm = norms.whole;
-  const bool counts = !fast && norms.whole < kLongest;
+  const bool counts = norms.whole < kLongest;
   const Slack slack = put(counts ? std::max(norms.whole, norms.packed) * kMargin : 0, counts ? norms.residual * kMargin : 0,
                           scratch + data_words_);
   for (int64_t word = 0; word < words; ++word) out[word * stride] = scratch[word];

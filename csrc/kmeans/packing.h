@@ -8,8 +8,13 @@
 // so a_i >= |r_i| + 2 g |y'_i|, b_i >= |y'_i|, n_j >= max(|c_j|, |c'_j|), s_j >= |s_j|, e_j >= 2 g h_j + `kFlushed` per
 // term; a margin of 1/64 on each covers g E and the roundings of these numbers themselves. The rounding of the float64
 // score that the screen stands for is far below the second g.
+//
+// `fast` takes less for a_i and b_i: roundings of d columns are not all to one side, so that |r . c| is rarely more than
+// 4 |r| |c| / sqrt(d). E is then likely, not sure.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "kernels.h"
@@ -29,22 +34,25 @@ struct Slack {
 // The layout of a packed row or centroid: columns, then a_i and b_i or n_j and s_j.
 class Packing {
  public:
-  Packing(const Kernels& kernels, int64_t columns, double scale)
-      : kernels_(kernels), columns_(columns), scale_(scale), data_words_(kernels.brain ? (columns + 1) / 2 : columns),
+  Packing(const Kernels& kernels, int64_t columns, double scale, bool fast)
+      : kernels_(kernels), columns_(columns), scale_(scale),
+        likely_(fast ? std::min(1.0, 4 / std::sqrt(static_cast<double>(columns))) : 1.0), data_words_(kernels.brain ? (columns + 1) / 2 : columns),
         words(data_words_ + (kernels.brain ? 1 : 2)), growth(2 * (2 * words + 4) * 0x1p-24) {}
 
   double scale() const { return scale_; }
 
-  // Packs a row and gives its scaled norm, rounded; `growth` is the 2 g of above. In `fast` mode a and b are 0.
-  double row(const double* y, bool fast, uint32_t* out) const;
+  // Packs a row and gives its scaled norm, rounded; `growth` is the 2 g of above.
+  double row(const double* y, uint32_t* out) const;
 
   // Packs a centroid, `stride` words from one of its words to the next; `scratch` holds `words`. Gives n_j and s_j.
-  Slack centroid(const double* c, bool fast, uint32_t* scratch, uint32_t* out, int64_t stride, double* norm) const;
+  Slack centroid(const double* c, uint32_t* scratch, uint32_t* out, int64_t stride, double* norm) const;
 
-  Slack slack(const uint32_t* row) const {
-    uint32_t words[2] = {row[data_words_], 0};
+  // Where a and b are among the words of a packed row; `at` points there, `stride` words from one word to the next.
+  int64_t slack_word() const { return data_words_; }
+  Slack slack(const uint32_t* at, int64_t stride) const {
+    uint32_t words[2] = {at[0], 0};
     if (kernels_.brain) words[1] = words[0] & 0xffff0000u, words[0] <<= 16;
-    else words[1] = row[data_words_ + 1];
+    else words[1] = at[stride];
     Slack found;
     std::memcpy(&found, words, sizeof found);
     return found;
@@ -55,7 +63,7 @@ class Packing {
 
   const Kernels& kernels_;
   int64_t columns_;
-  double scale_;
+  double scale_, likely_;
   int64_t data_words_;
 
  public:

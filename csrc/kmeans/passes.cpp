@@ -1,4 +1,5 @@
 // The primitives that go over the rows once.
+#include <atomic>
 #include <cmath>
 #include <mutex>
 
@@ -105,8 +106,8 @@ int64_t square_sum(const Rows& rows, double scale, const Execution& how) {
 
 void distances(const Rows& rows, const State& state, const double* limit, double* out, const Execution& how) {
   const Kernels& kernel = kernels(how.level, how.brain);
-  const Packing packing(kernel, rows.columns, 1);
-  Centroids centroids(kernel, packing, rows, state.count, false);
+  const Packing packing(kernel, rows.columns, 1, false);
+  Centroids centroids(kernel, packing, rows, state.count);
   centroids.set(state, how.threads);
   parallel_for(tasks_for(rows.count, kBlock), how.threads, [&](int64_t task) {
     std::vector<double> y(static_cast<size_t>(rows.padded));
@@ -124,8 +125,8 @@ namespace {
 
 // Labels, or the best m ids, and distances of rows that are packed as they are met.
 void assign_packed(const Rows& rows, const Centroids& centroids, const Packing& packing, const Kernels& kernel, int64_t m,
-                   bool fast, int64_t* ids, double* out, int threads) {
-  Assignment assignment(kernel, packing, rows, centroids, fast);
+                   int64_t* ids, double* out, int threads) {
+  Assignment assignment(kernel, packing, rows, centroids);
   const int64_t block = assignment.block();
   parallel_for(tasks_for(rows.count, block), threads, [&](int64_t task) {
     const int64_t first = task * block, count = std::min(rows.count, first + block) - first;
@@ -136,13 +137,15 @@ void assign_packed(const Rows& rows, const Centroids& centroids, const Packing& 
     for (int64_t i = 0; i < count; ++i) {
       uint32_t* place = words.get() + i * packing.words;
       kernel.load(rows, first + i, y.get());
-      packing.row(y.get(), fast, place);
+      packing.row(y.get(), place);
       packed[static_cast<size_t>(i)] = place, numbers[static_cast<size_t>(i)] = first + i;
     }
     if (m == 1) {
-      std::vector<Screened> found(packed.size());
-      assignment.label(numbers.data(), packed.data(), count, found.data());
-      for (int64_t i = 0; i < count; ++i) ids[first + i] = found[static_cast<size_t>(i)].label;
+      const auto loan = assignment.borrow();
+      assignment.gather(numbers.data(), packed.data(), count, *loan);
+      assignment.label(*loan);
+      for (int64_t i = 0; i < count; ++i)
+        ids[first + i] = (*loan).found[static_cast<size_t>(i / kernel.tile_rows)].label[i % kernel.tile_rows];
     } else {
       assignment.top(numbers.data(), packed.data(), count, m, ids + first * m);
     }
@@ -159,20 +162,19 @@ void assign_packed(const Rows& rows, const Centroids& centroids, const Packing& 
 void assign(const Rows& rows, const State& state, int64_t m, bool fast, int64_t* ids, double* distances,
             const Execution& how) {
   const Kernels& kernel = kernels(how.level, how.brain);
-  const Packing packing(kernel, rows.columns, screen_scale(state, rows.origin, rows.columns));
-  const bool approximate = fast && m == 1;
-  Centroids centroids(kernel, packing, rows, state.count, approximate);
+  const Packing packing(kernel, rows.columns, screen_scale(state, rows.origin, rows.columns), fast && m == 1);
+  Centroids centroids(kernel, packing, rows, state.count);
   centroids.set(state, how.threads);
-  assign_packed(rows, centroids, packing, kernel, m, approximate, ids, distances, how.threads);
+  assign_packed(rows, centroids, packing, kernel, m, ids, distances, how.threads);
 }
 
 void accumulate(const Rows& rows, const State& state, const double* weights, const Frame& frame, bool fast,
                 const Accumulated& out, const Execution& how) {
   const Kernels& kernel = kernels(how.level, how.brain);
-  const Packing packing(kernel, rows.columns, screen_scale(frame, rows.columns));
-  Centroids centroids(kernel, packing, rows, state.count, fast);
+  const Packing packing(kernel, rows.columns, screen_scale(frame, rows.columns), fast);
+  Centroids centroids(kernel, packing, rows, state.count);
   centroids.set(state, how.threads);
-  assign_packed(rows, centroids, packing, kernel, 1, fast, out.labels, out.distances, how.threads);
+  assign_packed(rows, centroids, packing, kernel, 1, out.labels, out.distances, how.threads);
   std::vector<Move> moves(static_cast<size_t>(rows.count));
   *out.inertia = 0;
   for (int64_t row = 0; row < rows.count; ++row) {
