@@ -65,7 +65,9 @@ void Assignment::label(Scratch& scratch) const {
   for (size_t t = 0; t < tiles.size(); ++t) {
     const uint32_t* slack = tiles[t].words + packing_.slack_word() * kernels_.tile_rows;
     const uint64_t proven = kernels_.decide(scratch.tops[t], slack, shares, scratch.found[t]);
-    for (uint64_t bits = tiles[t].wanted & ~proven; bits != 0; bits &= bits - 1)
+    const uint64_t unsure = tiles[t].wanted & ~proven;
+    for (uint64_t bits = unsure; bits != 0; bits &= bits - 1) rows_.prefetch(tiles[t].id(__builtin_ctzll(bits)));
+    for (uint64_t bits = unsure; bits != 0; bits &= bits - 1)
       decide_pair(tiles[t], __builtin_ctzll(bits), scratch.tops[t], static_cast<int64_t>(t), scratch);
     scratch.known[t] = tiles[t].wanted | proven;
   }

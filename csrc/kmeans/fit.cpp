@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t kBlock = 512;  // rows of a task that goes over all of them
 constexpr int64_t kTiles = 16;   // tiles of such a task
+constexpr int64_t kAhead = 8;    // rows whose memory is asked for before they are read
 
 // Up to so many clusters, and so many words of packed rows (they stay in the second-level cache), a whole tile is screened
 // where one of its rows is wanted: gathering rows would take as long as screening them.
@@ -81,8 +82,8 @@ class Lloyd {
         const uint32_t* row_words[kMaxTileRows];
         for (int64_t r = 0; r < count; ++r) {
           uint32_t* to = (tiled_ ? apart.get() : place) + r * words;
-          kernels_.load(rows_, first + r, y.get());
-          bounds_.set_norm(first + r, packing_.row(y.get(), to));
+          if (first + r + kAhead < rows_.count) rows_.prefetch(first + r + kAhead);
+          bounds_.set_norm(first + r, packing_.row(rows_, first + r, y.get(), to));
           row_words[r] = to;
         }
         std::fill(row_words + count, row_words + height, row_words[0]);
@@ -191,6 +192,7 @@ class Lloyd {
       int64_t part = 0;
       for (int64_t row = task * kBlock; row < std::min(rows_.count, (task + 1) * kBlock); ++row) {
         const int32_t label = labels_[row];
+        if (row + kAhead < rows_.count) rows_.prefetch(row + kAhead);
         kernels_.load(rows_, row, y.get());
         const double away = distance(kernels_, rows_, y.get(), centroids_.row(label));
         const double weight = problem_.weights == nullptr ? 1 : problem_.weights[row];

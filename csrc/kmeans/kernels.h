@@ -54,14 +54,24 @@ struct Kernels {
   double (*dot)(const double* a, const double* b, int64_t padded);
   double (*squared_distance)(const double* a, const double* b, int64_t padded);
 
+  // mean [padded] = sums / scale / by.
+  void (*mean)(const int64_t* sums, double scale, double by, double* mean, int64_t padded);
+
   // sums [padded] += sign * rint((y * weight) * scale), sign 1 or -1.
   void (*add)(const double* y, double weight, double scale, int64_t sign, int64_t* sums, int64_t padded);
 
-  // Whether all of y is finite; low and high [padded] take it in where it is.
-  bool (*extend)(const double* y, double* low, double* high, int64_t padded);
+  // sums [padded] += rint(x * scale) of rows `first` to `last`, whose origin is zero; y [padded] is scratch.
+  void (*add_columns)(const Rows& rows, int64_t first, int64_t last, double scale, double* y, int64_t* sums);
+
+  // Whether rows `first` to `last`, at least one, are finite; where they are, low and high [padded] take the columns in. The
+  // rows' origin is zero; y [padded] is scratch.
+  bool (*extend)(const Rows& rows, int64_t first, int64_t last, double* y, double* low, double* high);
 
   // words: y * scale rounded, as the screen reads it, zeros beyond `columns`.
   Norms (*pack)(const double* y, double scale, int64_t columns, uint32_t* words);
+
+  // The same of a row in its frame; y [padded] is scratch.
+  Norms (*pack_row)(const Rows& rows, int64_t row, double scale, double* y, uint32_t* words);
 
   // tile [words][tile_rows] = the words of rows [tile_rows].
   void (*transpose)(const uint32_t* const* rows, int64_t words, uint32_t* tile);

@@ -18,10 +18,18 @@ ADAPTINF_ALWAYS Doubles rounded(Doubles value) {
   return value;
 }
 
+// Sums of eight doubles in the order of lane8.
 ADAPTINF_ALWAYS double tree(const Doubles* sums) {
-  double a[8];
-  __builtin_memcpy(a, sums, sizeof a);
-  return ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]));
+#if ADAPTINF_VECTOR_BYTES == 64
+  const auto fours = __builtin_shufflevector(sums[0], sums[0], 0, 1, 2, 3) + __builtin_shufflevector(sums[0], sums[0], 4, 5, 6, 7);
+  const auto twos = __builtin_shufflevector(fours, fours, 0, 1) + __builtin_shufflevector(fours, fours, 2, 3);
+#elif ADAPTINF_VECTOR_BYTES == 32
+  const Doubles fours = sums[0] + sums[1];
+  const auto twos = __builtin_shufflevector(fours, fours, 0, 1) + __builtin_shufflevector(fours, fours, 2, 3);
+#else
+  const Doubles twos = (sums[0] + sums[2]) + (sums[1] + sums[3]);
+#endif
+  return twos[0] + twos[1];
 }
 
 double dot(const double* a, const double* b, int64_t padded) {
@@ -84,6 +92,11 @@ void load(const Rows& rows, int64_t row, double* y) {
   if (rows.unit) to_unit(y, rows.padded);
 }
 
+void mean(const int64_t* sums, double scale, double by, double* mean, int64_t padded) {
+  const double inverse = 1 / scale;  // exact: a power of two
+  for (int64_t t = 0; t < padded; ++t) mean[t] = static_cast<double>(sums[t]) * inverse / by;
+}
+
 // Ties to even, as the processor's mode is.
 void add(const double* y, double weight, double scale, int64_t sign, int64_t* sums, int64_t padded) {
 #if ADAPTINF_VECTOR_BYTES == 64
@@ -98,14 +111,29 @@ void add(const double* y, double weight, double scale, int64_t sign, int64_t* su
 #endif
 }
 
-// Whether all are finite; where they are, low and high take the columns in.
-bool extend(const double* y, double* low, double* high, int64_t padded) {
-  double finite = 0;  // becomes NaN where a value is not
-  for (int64_t t = 0; t < padded; ++t) finite += y[t] - y[t];
-  if (finite != 0) return false;
-  for (int64_t t = 0; t < padded; ++t) {
-    low[t] = y[t] < low[t] ? y[t] : low[t];
-    high[t] = y[t] > high[t] ? y[t] : high[t];
+void add_columns(const Rows& rows, int64_t first, int64_t last, double scale, double* y, int64_t* sums) {
+  int64_t begin = 0;
+#if ADAPTINF_VECTOR_BYTES == 64
+  constexpr int64_t kVectors = 8;
+  const __m512d power = _mm512_set1_pd(scale);
+  if (rows.dtype == DType::float32)
+    for (; begin + 8 * kVectors <= rows.columns; begin += 8 * kVectors) {
+      __m512i total[kVectors]{};
+      for (int64_t row = first; row < last; ++row) {
+        const float* x = static_cast<const float*>(rows.data) + row * rows.step + begin;
+#pragma GCC unroll 8
+        for (int64_t v = 0; v < kVectors; ++v) {
+          const __m512d value = _mm512_cvtps_pd(_mm256_loadu_ps(x + 8 * v));
+          total[v] = _mm512_add_epi64(total[v], _mm512_cvtpd_epi64(_mm512_mul_pd(value, power)));
+        }
+      }
+      for (int64_t v = 0; v < kVectors; ++v)
+        _mm512_storeu_si512(sums + begin + 8 * v, _mm512_add_epi64(_mm512_loadu_si512(sums + begin + 8 * v), total[v]));
+    }
+#endif
+  if (begin == rows.columns) return;
+  for (int64_t row = first; row < last; ++row) {
+    load(rows, row, y);
+    add(y + begin, 1, scale, 1, sums + begin, rows.padded - begin);
   }
-  return true;
 }

@@ -1,5 +1,5 @@
-// What is kept of each row between iterations, rows in the lanes of vectors, for the instruction set for which
-// kernels_table.h is included.
+// Extremes of columns, and what is kept of each row between iterations, for the instruction set for which kernels_table.h is
+// included.
 
 constexpr float kNear = 0x1p-20f;  // beyond the roundings to float32 of the few operations below
 
@@ -88,4 +88,46 @@ uint64_t differing(const int32_t* a, const int32_t* b) {
   uint64_t bits = 0;
   for (int64_t at = 0; at < kTileRows; at += kLanes) bits |= mask(load_ints(a + at) != load_ints(b + at)) << at;
   return bits;
+}
+
+// Columns of float32, kVectors vectors of them.
+template <int64_t kVectors>
+ADAPTINF_ALWAYS bool extend_strip(const float* x, int64_t step, int64_t count, double* low, double* high) {
+  Floats least[kVectors], most[kVectors], finite{};  // the last becomes NaN where a value is not finite
+#pragma GCC unroll 8
+  for (int64_t v = 0; v < kVectors; ++v) least[v] = most[v] = load_floats(x + v * kLanes);
+  for (int64_t row = 0; row < count; ++row)
+#pragma GCC unroll 8
+    for (int64_t v = 0; v < kVectors; ++v) {
+      const Floats value = load_floats(x + row * step + v * kLanes);
+      least[v] = lesser(value, least[v]), most[v] = greater(value, most[v]), finite += value - value;
+    }
+  for (int64_t t = 0; t < kVectors * kLanes; ++t) {
+    low[t] = std::min<double>(low[t], least[t / kLanes][t % kLanes]);
+    high[t] = std::max<double>(high[t], most[t / kLanes][t % kLanes]);
+  }
+  return mask(finite == 0) == ~uint64_t{0} >> (64 - kLanes);
+}
+
+bool extend(const Rows& rows, int64_t first, int64_t last, double* y, double* low, double* high) {
+  int64_t begin = 0;
+  bool finite = true;
+  if (rows.dtype == DType::float32) {
+    const float* x = static_cast<const float*>(rows.data) + first * rows.step;
+    for (; begin + 4 * kLanes <= rows.columns; begin += 4 * kLanes)
+      finite &= extend_strip<4>(x + begin, rows.step, last - first, low + begin, high + begin);
+    for (; begin + kLanes <= rows.columns; begin += kLanes)
+      finite &= extend_strip<1>(x + begin, rows.step, last - first, low + begin, high + begin);
+  }
+  if (begin == rows.columns) return finite;
+  double rest = 0;  // becomes NaN where a value is not finite
+  for (int64_t row = first; row < last; ++row) {
+    load(rows, row, y);
+    for (int64_t t = begin; t < rows.padded; ++t) {
+      rest += y[t] - y[t];
+      low[t] = y[t] < low[t] ? y[t] : low[t];
+      high[t] = y[t] > high[t] ? y[t] : high[t];
+    }
+  }
+  return finite && rest == 0;
 }

@@ -153,15 +153,27 @@ void transpose(const uint32_t* const* rows, int64_t words, uint32_t* tile) {
   }
 }
 
+// Eight values of a row in float64; those that are not `present` are zero.
+#if ADAPTINF_BRAIN
+ADAPTINF_ALWAYS __m512d eight(const double* y, const double*, int64_t t, __mmask8 present) {
+  return _mm512_maskz_loadu_pd(present, y + t);
+}
+ADAPTINF_ALWAYS __m512d eight(const float* x, const double* origin, int64_t t, __mmask8 present) {
+  const __m512d value = _mm512_cvtps_pd(_mm256_maskz_loadu_ps(present, x + t));
+  return _mm512_maskz_sub_pd(present, value, _mm512_maskz_loadu_pd(present, origin + t));
+}
+#endif
+
 // Numbers below the normal ones of bfloat16 become zero, as its dot products take them.
-Norms pack(const double* y, double scale, int64_t columns, uint32_t* words) {
+template <class Element>
+ADAPTINF_ALWAYS Norms pack_from(const Element* from, const double* origin, double scale, int64_t columns, uint32_t* words) {
   double whole = 0, packed = 0, residual = 0;
 #if ADAPTINF_BRAIN
   auto* out = reinterpret_cast<uint16_t*>(words);
   __m512d sums[3]{};
   for (int64_t t = 0; t < columns; t += 8) {
     const __mmask8 present = static_cast<__mmask8>(columns - t >= 8 ? 0xff : (1 << (columns - t)) - 1);
-    const __m512d value = _mm512_mul_pd(_mm512_maskz_loadu_pd(present, y + t), _mm512_set1_pd(scale));
+    const __m512d value = _mm512_mul_pd(eight(from, origin, t, present), _mm512_set1_pd(scale));
     const __m256i bits = _mm256_castps_si256(_mm512_cvtpd_ps(value));
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     const __m256i nearest = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
@@ -178,7 +190,7 @@ Norms pack(const double* y, double scale, int64_t columns, uint32_t* words) {
   if (columns % 2 == 1) out[columns] = 0;
 #else
   for (int64_t t = 0; t < columns; ++t) {
-    const double value = y[t] * scale;
+    const double value = (origin == nullptr ? from[t] : from[t] - origin[t]) * scale;
     float near = static_cast<float>(value);
     near = std::fabs(near) < 0x1p-126f ? 0.0f : near;
     __builtin_memcpy(words + t, &near, sizeof near);
@@ -187,4 +199,15 @@ Norms pack(const double* y, double scale, int64_t columns, uint32_t* words) {
   }
 #endif
   return {std::sqrt(whole), std::sqrt(packed), std::sqrt(residual)};
+}
+
+Norms pack(const double* y, double scale, int64_t columns, uint32_t* words) {
+  return pack_from(y, nullptr, scale, columns, words);
+}
+
+Norms pack_row(const Rows& rows, int64_t row, double scale, double* y, uint32_t* words) {
+  if (rows.dtype == DType::float32 && !rows.unit)
+    return pack_from(static_cast<const float*>(rows.data) + row * rows.step, rows.origin, scale, rows.columns, words);
+  load(rows, row, y);
+  return pack(y, scale, rows.columns, words);
 }

@@ -6,8 +6,8 @@
 #include "kernels_rows.h"
 
 const Kernels& table() {
-  static const Kernels kernels{kTileRows, ADAPTINF_BRAIN != 0, load, to_unit, dot, squared_distance, add, extend,
-                               pack, transpose, screen, screen_all, reaching,
+  static const Kernels kernels{kTileRows, ADAPTINF_BRAIN != 0, load, to_unit, dot, squared_distance, mean, add, add_columns,
+                               extend, pack, pack_row, transpose, screen, screen_all, reaching,
                                decide, bound, loosen, differing};
   return kernels;
 }

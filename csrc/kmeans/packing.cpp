@@ -33,8 +33,8 @@ uint32_t brain_up(float value) {
 
 Slack Packing::put(double first, double second, uint32_t* out) const {
   // never below the normal numbers, which a dot product of bfloat16 would take for zero
-  const float a = rounded_up(first == 0 ? 0 : std::max(first, 0x1p-100));
-  const float b = rounded_up(second == 0 ? 0 : std::max(second, 0x1p-100));
+  constexpr double kLeast = 0x1p-100, kUp = 1 + 0x1p-22;
+  const auto a = static_cast<float>(std::max(first, kLeast) * kUp), b = static_cast<float>(std::max(second, kLeast) * kUp);
   if (!kernels_.brain) {
     out[0] = bits_of(a), out[1] = bits_of(b);
   } else {
@@ -43,8 +43,8 @@ Slack Packing::put(double first, double second, uint32_t* out) const {
   return slack(out, 1);
 }
 
-double Packing::row(const double* y, uint32_t* out) const {
-  Norms norms = kernels_.pack(y, scale_, columns_, out);
+double Packing::row(const Rows& rows, int64_t row, double* y, uint32_t* out) const {
+  const Norms norms = kernels_.pack_row(rows, row, scale_, y, out);
   double a = (likely_ * norms.residual + growth * norms.packed) * kMargin, b = likely_ * norms.packed * kMargin;
   if (!(norms.whole < kLongest)) {
     std::memset(out, 0, static_cast<size_t>(data_words_) * sizeof *out);

@@ -41,8 +41,8 @@ class Packing {
 
   double scale() const { return scale_; }
 
-  // Packs a row and gives its scaled norm, rounded; `growth` is the 2 g of above.
-  double row(const double* y, uint32_t* out) const;
+  // Packs a row and gives its scaled norm, rounded; `growth` is the 2 g of above, y [padded] scratch.
+  double row(const Rows& rows, int64_t row, double* y, uint32_t* out) const;
 
   // Packs a centroid, `stride` words from one of its words to the next; `scratch` holds `words`. Gives n_j and s_j.
   Slack centroid(const double* c, uint32_t* scratch, uint32_t* out, int64_t stride, double* norm) const;

@@ -24,6 +24,14 @@ double inverse_power(double value) {
   return std::ldexp(1.0, std::clamp(-exponent, -400, 400));
 }
 
+// The first row from `row` on that is not finite; there must be one.
+int64_t first_not_finite(const Rows& rows, int64_t row, const Kernels& kernel, double* y) {
+  for (;; ++row) {
+    kernel.load(rows, row, y);
+    if (!std::all_of(y, y + rows.padded, [](double value) { return std::isfinite(value); })) return row;
+  }
+}
+
 }  // namespace
 
 void for_each_problem(const std::vector<int64_t>& starts, const Execution& how,
@@ -60,11 +68,9 @@ int64_t extremes(const Rows& rows, double* low, double* high, const Execution& h
     std::vector<double> y(static_cast<size_t>(rows.padded));
     std::vector<double> least(y.size(), std::numeric_limits<double>::infinity());
     std::vector<double> most(y.size(), -std::numeric_limits<double>::infinity());
-    int64_t first_bad = rows.count;
-    for (int64_t row = task * kBlock; row < std::min(rows.count, (task + 1) * kBlock) && first_bad == rows.count; ++row) {
-      kernel.load(rows, row, y.data());
-      if (!kernel.extend(y.data(), least.data(), most.data(), rows.padded)) first_bad = row;
-    }
+    const int64_t first = task * kBlock, last = std::min(rows.count, first + kBlock);
+    const bool finite = kernel.extend(rows, first, last, y.data(), least.data(), most.data());
+    const int64_t first_bad = finite ? rows.count : first_not_finite(rows, first, kernel, y.data());
     const std::lock_guard<std::mutex> lock(mutex);
     bad = std::min(bad, first_bad);
     for (int64_t t = 0; t < rows.columns; ++t) {
@@ -81,10 +87,7 @@ void column_sums(const Rows& rows, double scale, int64_t* sums, const Execution&
   parallel_for(tasks_for(rows.count, kBlock), how.threads, [&](int64_t task) {
     std::vector<double> y(static_cast<size_t>(rows.padded));
     std::vector<int64_t> part(y.size());
-    for (int64_t row = task * kBlock; row < std::min(rows.count, (task + 1) * kBlock); ++row) {
-      kernel.load(rows, row, y.data());
-      kernel.add(y.data(), 1, scale, 1, part.data(), rows.padded);
-    }
+    kernel.add_columns(rows, task * kBlock, std::min(rows.count, (task + 1) * kBlock), scale, y.data(), part.data());
     for (int64_t t = 0; t < rows.columns; ++t) __atomic_fetch_add(sums + t, part[static_cast<size_t>(t)], __ATOMIC_RELAXED);
   });
 }
@@ -136,8 +139,7 @@ void assign_packed(const Rows& rows, const Centroids& centroids, const Packing& 
     std::vector<int64_t> numbers(packed.size());
     for (int64_t i = 0; i < count; ++i) {
       uint32_t* place = words.get() + i * packing.words;
-      kernel.load(rows, first + i, y.get());
-      packing.row(y.get(), place);
+      packing.row(rows, first + i, y.get(), place);
       packed[static_cast<size_t>(i)] = place, numbers[static_cast<size_t>(i)] = first + i;
     }
     if (m == 1) {

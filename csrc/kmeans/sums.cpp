@@ -9,7 +9,7 @@ namespace adaptinf::kmeans {
 namespace {
 
 constexpr int64_t kEntries = 1024;  // rows that a task adds or subtracts
-constexpr int64_t kAhead = 2;       // rows whose memory is asked for before they are added
+constexpr int64_t kAhead = 6;       // rows whose memory is asked for before they are added
 constexpr int64_t kClusters = 16;   // clusters whose means a task takes
 
 }  // namespace
@@ -85,7 +85,7 @@ void Sums::means(const State& state, int threads) const {
       const bool cancels = std::all_of(sum, sum + rows_.padded, [](int64_t value) { return value == 0; });
       if (heavy == 0 || (rows_.unit && cancels)) continue;
       const double by = static_cast<double>(heavy) / frame_.weight_scale;
-      for (int64_t t = 0; t < rows_.padded; ++t) mean[t] = static_cast<double>(sum[t]) / frame_.sum_scale / by;
+      kernels_.mean(sum, frame_.sum_scale, by, mean.get(), rows_.padded);
       if (rows_.unit) kernels_.to_unit(mean.get(), rows_.padded);
       for (int64_t t = 0; t < rows_.columns; ++t) state.put(j, t, rows_.unit ? mean[t] : mean[t] + rows_.origin[t]);
     }
