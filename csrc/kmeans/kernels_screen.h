@@ -172,7 +172,8 @@ ADAPTINF_ALWAYS Norms pack_from(const Element* from, const double* origin, doubl
   auto* out = reinterpret_cast<uint16_t*>(words);
   __m512d sums[3]{};
   for (int64_t t = 0; t < columns; t += 8) {
-    const __mmask8 present = static_cast<__mmask8>(columns - t >= 8 ? 0xff : (1 << (columns - t)) - 1);
+    const bool full = columns - t >= 8;
+    const __mmask8 present = static_cast<__mmask8>(full ? 0xff : (1 << (columns - t)) - 1);
     const __m512d value = _mm512_mul_pd(eight(from, origin, t, present), _mm512_set1_pd(scale));
     const __m256i bits = _mm256_castps_si256(_mm512_cvtpd_ps(value));
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
@@ -184,7 +185,9 @@ ADAPTINF_ALWAYS Norms pack_from(const Element* from, const double* origin, doubl
     sums[0] = _mm512_fmadd_pd(value, value, sums[0]);
     sums[1] = _mm512_fmadd_pd(back, back, sums[1]);
     sums[2] = _mm512_fmadd_pd(away, away, sums[2]);
-    _mm_mask_storeu_epi16(out + t, present, _mm256_cvtepi32_epi16(kept));
+    const __m128i halves = _mm256_cvtepi32_epi16(kept);
+    if (full) _mm_storeu_si128(reinterpret_cast<__m128i_u*>(out + t), halves);
+    else _mm_mask_storeu_epi16(out + t, present, halves);  // slow on some processors
   }
   whole = tree(&sums[0]), packed = tree(&sums[1]), residual = tree(&sums[2]);
   if (columns % 2 == 1) out[columns] = 0;

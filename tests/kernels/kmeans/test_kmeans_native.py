@@ -246,6 +246,16 @@ def test_fast_labels_are_nearly_right_and_the_same_in_chunks() -> None:
     assert torch.equal(sum(piece.sums for piece in pieces), again.sums)
 
 
+def test_fast_follows_lloyd_where_every_label_is_nearly_a_tie() -> None:
+    """Noise without clusters: one label taken by rounding alone sends the iteration elsewhere, by about 1e-3."""
+    x = torch.randn(16, 2000, 64, generator=torch.Generator().manual_seed(0))
+    exact, fast = (
+        kmeans(x, 16, init=x[:, :16], max_iter=20, stop="labels", precision=precision, impl="native")
+        for precision in ("exact", "fast")
+    )
+    assert float((fast.inertia / exact.inertia - 1).abs().max()) < 1e-4
+
+
 def test_rows_beyond_two_to_the_31() -> None:
     """Rows 2^30 elements apart; the memory between them is never touched."""
     x = torch.empty(3 * 2**30, dtype=torch.float16).as_strided((3, 16), (2**30, 1))
