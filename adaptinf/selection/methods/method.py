@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from adaptinf.errors import DataError, NonFiniteError
 from adaptinf.selection.budget import resolve_budget
@@ -139,7 +139,7 @@ def clusters_of(unit: NDArray[np.float32], k: int | Literal["auto"], rng: np.ran
     return cluster(unit, wanted, seed=int(rng.integers(2**31)))
 
 
-def _check(ids: Sequence[str], bad: NDArray[np.bool_], what: str) -> None:
+def _check(ids: Sequence[str], bad: ArrayLike, what: str) -> None:
     at = np.flatnonzero(bad)
     if len(at):
         raise NonFiniteError(
