@@ -94,7 +94,9 @@ class ModelConfig:
     quantization: Literal["8bit", "4bit"] | None = _option(None, "quantise the base weights with bitsandbytes")
     max_length: int | None = _option(None, "longest sample in tokens (default: the model's context)", at_least=1)
     device: str = _option("auto", "auto, cpu, cuda or cuda:N")
-    on_long: Literal["raise", "drop"] = _option("raise", "what to do with a sample longer than the context")
+    on_long: Literal["raise", "drop"] = _option(
+        "raise", "what to do with a sample longer than the context, in training and testing"
+    )
     pretrain: PretrainConfig = _option(PretrainConfig, "pre-training of the small-vlm preset")
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -44,7 +44,8 @@ class TaskResult:
     ``score`` by the task's ``metric``; ``strict`` and ``normalised`` the exact matches before and after normalisation
     (what lies between them is format, not knowledge); ``nll`` the mean over samples of the answers' mean negative
     log-likelihood in nats, which no format can disturb (NaN if not measured); ``n_unparsable`` counts predictions
-    without an answer in the form that the metric needs, ``flops`` what it cost by the counting model.
+    without an answer in the form that the metric needs, ``n_dropped`` samples left out because the model cannot take
+    them, ``flops`` what it cost by the counting model.
     """
 
     name: str
@@ -55,6 +56,7 @@ class TaskResult:
     nll: float
     n: int
     n_unparsable: int
+    n_dropped: int
     flops: float
     predictions: pa.Table
 
@@ -67,31 +69,39 @@ def evaluate_task(
     batch_size: int = 32,
     seed: int = 0,
     nll: bool = True,
+    on_error: Literal["raise", "drop"] = "raise",
 ) -> TaskResult:
     """Answer the test samples greedily and score the answers; with ``nll``, also the right answers' likelihood.
 
     ``limit`` takes at most so many samples, drawn by ``seed`` and the samples' ids alone. The counted ``flops`` take
-    the generation for one pass over prompt and right answer.
+    the generation for one pass over prompt and right answer. ``on_error=drop`` leaves out samples that the model cannot
+    take, such as those longer than its context; the same ones at every step.
 
     Raises:
-        EmptyTaskError: the task has no test sample.
+        EmptyTaskError: the task has no test sample, or all are dropped.
         ConfigError: there is no such metric, or the limit is less than one.
         DataError: a right answer lacks what the metric compares, such as a box.
-        NonFiniteError, SampleTooLongError, EmptyAnswerError: by the model's passes, naming the sample.
+        NonFiniteError: by the model's passes, naming the sample.
+        SampleTooLongError, EmptyAnswerError, ImageError: ``on_error=raise``, naming the sample.
     """
     metric = get_metric(task.metric)
     if not task.test:
         raise EmptyTaskError("has no test sample", item=task.name, remedy="give test files or a test_fraction")
     if limit is not None and limit < 1:
         raise ConfigError(f"must be >= 1, got {limit}", item="evaluation.limit", remedy="leave it out to use all")
-    samples = draw(task.test, limit, seed)
-    for sample in samples:
+    drawn = draw(task.test, limit, seed)
+    for sample in drawn:
         if metric.parse(sample.answer) is None:
             raise DataError(
                 f"its answer {sample.answer!r} holds nothing that {task.metric} compares",
                 item=sample.id,
                 remedy="choose another metric for this task, or correct the answer",
             )
+    fitting, dropped = lm.encoder.encode_all(drawn, on_error=on_error)
+    if not fitting:
+        raise EmptyTaskError(f"no test sample can be used: {dropped[0][1]}", item=task.name, remedy="shorten them")
+    usable = {one.id for one in fitting}
+    samples = [sample for sample in drawn if sample.id in usable]
     answers = [sample.answer for sample in samples]
     predictions = lm.generate(
         samples, max_new_tokens=task.max_new_tokens, batch_size=batch_size, progress=f"{task.name}: answers"
@@ -113,7 +123,7 @@ def evaluate_task(
         },
         schema=SCHEMA,
     )
-    return _summary(task.name, task.metric, table, generation + flops)
+    return _summary(task.name, task.metric, table, len(dropped), generation + flops)
 
 
 def evaluate_stream(
@@ -124,10 +134,11 @@ def evaluate_stream(
     batch_size: int = 32,
     seed: int = 0,
     nll: bool = True,
+    on_error: Literal["raise", "drop"] = "raise",
 ) -> list[TaskResult]:
     """:func:`evaluate_task` of each task, in order."""
     return [
-        evaluate_task(lm, task, limit=limit, batch_size=batch_size, seed=seed, nll=nll)
+        evaluate_task(lm, task, limit=limit, batch_size=batch_size, seed=seed, nll=nll, on_error=on_error)
         for task in progress(list(tasks), "evaluation", unit="task")
     ]
 
@@ -142,6 +153,7 @@ def write_results(directory: Path, results: Sequence[TaskResult]) -> None:
         "nll": {result.name: result.nll for result in results},
         "n": {result.name: result.n for result in results},
         "n_unparsable": {result.name: result.n_unparsable for result in results},
+        "n_dropped": {result.name: result.n_dropped for result in results},
         "flops": {result.name: result.flops for result in results},
         "order": [result.name for result in results],
         "versions": metric_versions(),
@@ -171,15 +183,18 @@ def read_results(directory: Path) -> list[TaskResult]:
                 item=str(directory),
                 remedy="evaluate again",
             )
-        results.append(_summary(name, found["metric"][name], rows, found["flops"][name]))
+        results.append(_summary(name, found["metric"][name], rows, found["n_dropped"][name], found["flops"][name]))
     return results
 
 
-def _summary(name: str, metric: str, table: pa.Table, flops: float) -> TaskResult:
+def _summary(name: str, metric: str, table: pa.Table, n_dropped: int, flops: float) -> TaskResult:
     columns = ("score", "strict", "normalised", "nll")
     means = {column: math.fsum(table[column].to_pylist()) / len(table) for column in columns}
     n_unparsable = table["parsed"].to_pylist().count(False)
-    return TaskResult(name, metric, **means, n=len(table), n_unparsable=n_unparsable, flops=flops, predictions=table)
+    return TaskResult(
+        name, metric, **means,
+        n=len(table), n_unparsable=n_unparsable, n_dropped=n_dropped, flops=flops, predictions=table,
+    )  # fmt: skip
 
 
 def _likelihood(lm: LanguageModel, samples: Sequence[Sample], label: str) -> tuple[np.ndarray, float]:

@@ -184,6 +184,7 @@ class Loop:
             batch_size=evaluation.batch_size,
             seed=stage_seed(self.config.seed, 0, "evaluation"),
             nll=evaluation.nll,
+            on_error=self.config.model.on_long,
         )
         write_results(to, results)
         return sum(result.flops for result in results), sum(result.n for result in results)

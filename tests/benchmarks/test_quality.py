@@ -1,121 +1,175 @@
-"""The study of sketches on a model: autograd's gradients, the library's sketches, measures that are what they say."""
+"""The comparison's book-keeping: which cells run, that none runs twice, and what is computed from the rows."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from adaptinf_kernels import project
-from scipy.stats import spearmanr
-from transformers import LlamaConfig, LlamaForCausalLM
+from scipy import stats
 
-from adaptinf.models import Encoded
-from benchmarks.quality.__main__ import feed, markdown
-from benchmarks.quality.gradients import Factors, layers
-from benchmarks.quality.measures import compare, independent
-from benchmarks.quality.targets import Target
+from adaptinf.errors import ConfigError
+from benchmarks.quality.__main__ import FIRST, LAST, main
+from benchmarks.quality.grid import GRIDS, cell_of, main_rows, read, run_grid, write
+from benchmarks.quality.report import markdown
+from benchmarks.quality.statistics import estimate, summarise
+from benchmarks.quality.streams import STREAMS, Cell, configuration, order_of
 
 
-@pytest.fixture
-def lm() -> SimpleNamespace:
-    """What of a LanguageModel the study uses."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2,
-        num_key_value_heads=1, use_cache=False,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config).eval()
-    return SimpleNamespace(
-        model=model,
-        decoder_layers=[(f"model.layers.{i}", layer) for i, layer in enumerate(model.model.layers)],
-        encoder=SimpleNamespace(collate=lambda batch: {"input_ids": batch[0].input_ids[None]}),
-        logits=lambda batch: model(**batch).logits,
-    )
+def row(cell: Cell, accuracy: float = 0.5, **more: object) -> dict:
+    tasks = order_of(cell.stream, cell.order)
+    return {
+        **cell._asdict(),
+        "average_accuracy": accuracy,
+        "relative_gain": None,
+        "forgetting": 0.1,
+        "worst_task": accuracy / 2,
+        "mean_average_accuracy": accuracy,
+        "zero_shot_average": 0.1,
+        "strict": accuracy,
+        "final_nll": 1.0,
+        "tasks": tasks,
+        "final_scores": [accuracy] * len(tasks),
+        "zero_shot": [0.1] * len(tasks),
+        "n_trained": 10,
+        "near_duplicates": -1.0,
+        "selection_seconds": 1.0,
+        "training_seconds": 2.0,
+        "selection_flops": 1e12,
+        "training_flops": 2e12,
+        "version": "0",
+    } | more
 
 
-@pytest.fixture
-def samples() -> list[Encoded]:
-    generator = torch.Generator().manual_seed(1)
-    found = []
-    for number, length in enumerate((9, 4, 13, 6, 8)):
-        ids = torch.randint(50, (length,), generator=generator)
-        labels = ids.clone()
-        labels[: length // 2] = -100
-        found.append(Encoded(str(number), ids, labels, {}, 0))
-    return found
+def cells(strategy: str, budget: float, seeds: range = range(5)) -> list[Cell]:
+    return [Cell("text", seed % 3, seed, strategy, budget) for seed in seeds]
 
 
-def test_factors_are_the_gradients_of_each_sample_alone(lm, samples: list[Encoded]) -> None:
-    found = {weight.name: weight for _, weights in layers(lm, samples) for weight in weights}
-    linear = {n for n, m in lm.model.model.layers.named_modules() if isinstance(m, torch.nn.Linear)}
-    assert set(found) == {f"model.layers.{name}.weight" for name in linear}
-    assert len(found) == 21
-    lm.model.requires_grad_()
-    for number, sample in enumerate(samples):
-        lm.model.zero_grad()
-        lm.model(input_ids=sample.input_ids[None], labels=sample.labels[None]).loss.backward()
-        for name, weight in found.items():
-            exact = lm.model.get_parameter(name).grad
-            torch.testing.assert_close(weight.g[number].T @ weight.x[number], exact, rtol=1e-4, atol=1e-7)
+def test_orders_are_permutations_that_stay() -> None:
+    for stream, about in STREAMS.items():
+        assert order_of(stream, 0) == list(about.tasks)
+        for order in (1, 2):
+            assert sorted(order_of(stream, order)) == sorted(about.tasks)
+            assert order_of(stream, order) != list(about.tasks)
+            assert order_of(stream, order) == order_of(stream, order)
+    assert len(STREAMS["multimodal"].tasks) >= 12
 
 
-def test_targets_hold_the_library_s_sketches() -> None:
-    """Blocks of rows and several weights add up to ``project`` of each, in every kind."""
-    generator = torch.Generator().manual_seed(2)
-    weights = []
-    for name, d_out, d_in in (("a.weight", 300, 5), ("b.weight", 7, 40)):
-        x = [torch.randn(length, d_in, generator=generator) for length in (3, 1, 8)]
-        weights.append(Factors(name, x, [torch.randn(len(part), d_out, generator=generator) for part in x]))
-    target = Target("both", 3, [64], 2, dense=[64])
-    gram = np.zeros((3, 3))
-    for weight in weights:
-        feed(weight, [target])
-        flat = torch.stack([g.T @ x for x, g in zip(weight.x, weight.g, strict=True)]).flatten(1).double().numpy()
-        gram += flat @ flat.T
-    np.testing.assert_allclose(target.gram, gram, rtol=1e-5)
-    kinds = set()
-    for sketch, total in target._sums.items():
-        expected = sum(
-            project(torch.stack([g.T @ x for x, g in zip(w.x, w.g, strict=True)]), sketch, name=w.name) for w in weights
-        )
-        z = total.sum(0).T * sketch.scale
-        np.testing.assert_allclose(z, expected.numpy(), rtol=1e-4, atol=1e-3)
-        kinds.add((sketch.kind, sketch.nonzeros, sketch.repetitions, sketch.seed))
-    assert len(kinds) == 2 * 5
-    rows = list(target.results())
-    assert len({row["kind"] for row in rows}) == 8
-    assert all(0.1 < row["error"] < 10 for row in rows)
-    assert markdown(rows).count("\n") == 3
+def test_every_cell_is_a_valid_run() -> None:
+    for make in GRIDS.values():
+        found = list(make())
+        assert len(set(found)) == len(found)
+        for stream, strategy in {(cell.stream, cell.strategy) for cell in found}:
+            config = configuration(Cell(stream, 1, 3, strategy, 0.25), Path("data"), Path("cache"))
+            assert (config.strategy, config.seed) == (strategy.split()[0], 3)
+            assert config.data.order == order_of(stream, 1)
+    assert {cell.seed for cell in main_rows()} == set(range(5))
+    assert {cell.order for cell in main_rows()} == set(range(3))
 
 
-def test_measures() -> None:
-    rng = np.random.default_rng(0)
-    rows = rng.standard_normal((40, 300))
-    gram = rows @ rows.T
-    exact = compare(gram, rows)
-    assert exact["error"] < 1e-12
-    assert exact["spearman"] == pytest.approx(1)
-    assert exact["recall"] == 1
-    noisy = rows + 2 * rng.standard_normal(rows.shape)
-    found = compare(gram, noisy)
-    inner = noisy @ noisy.T
-    others = [np.delete(np.arange(40), i) for i in range(40)]
-    expected = np.mean([spearmanr(gram[i, o], inner[i, o]).statistic for i, o in enumerate(others)])
-    assert found["spearman"] == pytest.approx(expected)
-    pairs = np.triu_indices(40, 1)
-    variance = (np.outer(np.diag(gram), np.diag(gram)) + gram**2)[pairs] / 300
-    assert found["error"] == pytest.approx(np.sqrt(((inner - gram)[pairs] ** 2 / variance).mean()))
-    assert 0.25 < found["recall"] < 1
+def test_variants_and_what_does_not_exist() -> None:
+    made = configuration(Cell("text", 0, 0, "paper features.layers=last selection.bins=9", 0.5), Path("d"), Path("c"))
+    assert (made.strategy, made.features.layers, made.selection.bins, made.budget) == ("paper", "last", 9, 0.5)
+    with pytest.raises(ConfigError, match="is no stream"):
+        configuration(Cell("txt", 0, 0, "paper", 0.5), Path("d"), Path("c"))
+    with pytest.raises(ConfigError, match="binz"):
+        configuration(Cell("text", 0, 0, "paper selection.binz=9", 0.5), Path("d"), Path("c"))
 
 
-def test_the_law_of_independent_rows() -> None:
-    """From the Gram matrix alone: error 1, like Gaussian rows drawn explicitly."""
-    rng = np.random.default_rng(1)
-    rows = rng.standard_normal((30, 50)) + 0.5
-    gram = rows @ rows.T
-    drawn = np.mean([compare(gram, independent(gram, 64, seed))["error"] ** 2 for seed in range(40)])
-    explicit = [compare(gram, rows @ rng.standard_normal((50, 64)) / 8)["error"] ** 2 for _ in range(40)]
-    assert drawn == pytest.approx(1, abs=0.1)
-    assert np.mean(explicit) == pytest.approx(1, abs=0.1)
+def test_no_cell_runs_twice_and_time_is_kept(tmp_path: Path) -> None:
+    file, ran, now = tmp_path / "rows.parquet", [], [0.0]
+
+    def run(cell: Cell) -> dict:
+        ran.append(cell)
+        now[0] += 100
+        return row(cell)
+
+    wanted = cells("paper", 0.25)
+    # 100 seconds each: after two, a third could end at 300 > 290.
+    assert run_grid(iter(wanted), file, run, seconds=290, clock=lambda: now[0]) == (2, 3)
+    assert [cell_of(one) for one in read(file)] == sorted(wanted[:2])
+    assert run_grid(iter([*wanted, *wanted]), file, run, seconds=1e9, clock=lambda: now[0]) == (3, 0)
+    assert ran == wanted
+    assert run_grid(iter(wanted), file, run, seconds=1e9) == (0, 0)
+
+
+def test_a_cell_that_fails_loses_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "rows.parquet"
+
+    def run(cell: Cell) -> dict:
+        if cell.seed == 2:
+            raise RuntimeError("killed")
+        return row(cell)
+
+    with pytest.raises(RuntimeError, match="killed"):
+        run_grid(iter(cells("paper", 0.25)), file, run, seconds=1e9)
+    assert [one["seed"] for one in read(file)] == [0, 1]
+
+
+def test_relative_gain_is_against_joint_training_of_the_same_seed_and_order(tmp_path: Path) -> None:
+    file = tmp_path / "rows.parquet"
+    one, other = Cell("redundant", 0, 0, "paper", 0.25), Cell("redundant", 1, 1, "paper", 0.25)
+    joint = row(one._replace(strategy="multitask", budget=1.0), final_scores=[0.5, 0.8, 0.0, 0.4])
+    write(file, [row(one, final_scores=[0.25, 0.8, 0.9, 0.6]), row(other), joint])
+    gains = {(found["seed"], found["strategy"]): found["relative_gain"] for found in read(file)}
+    # The task that joint training scores 0 on does not count.
+    assert gains[0, "paper"] == pytest.approx(100 * (0.5 + 1 + 1.5) / 3)
+    assert gains[1, "paper"] is None
+    assert gains[0, "multitask"] == pytest.approx(100)
+
+
+def test_intervals() -> None:
+    values = [0.1, 0.4, 0.2, 0.35]
+    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    found = estimate(values)
+    assert (found.mean - found.half, found.mean + found.half) == pytest.approx((low, high))
+    assert np.isnan(estimate([0.3]).half)
+
+
+def test_differences_are_paired_and_costs_read_from_randoms_curve() -> None:
+    noise = [0.0, 0.3, -0.2, 0.1, 0.05]
+    rows = [row(cell, 0.4 + noise[cell.seed]) for cell in cells("random_replay", 0.25)]
+    rows += [row(cell, 0.6 + noise[cell.seed]) for cell in cells("random_replay", 0.5)]
+    rows += [row(cell, 0.45 + noise[cell.seed]) for cell in cells("paper", 0.25)]
+    rows += [row(cell, 0.9) for cell in cells("multitask", 1.0)]
+    found = {(s.strategy, s.budget): s for s in summarise(rows)}
+    gain = found["paper", 0.25].gain
+    assert gain is not None and gain.mean == pytest.approx(0.05) and gain.half == pytest.approx(0, abs=1e-12)
+    assert found["paper", 0.25].measures["average_accuracy"].half > 0.1  # what pairing takes away
+    # Random has 0.45 on average at 0.25 and 0.65 at 0.5; the preset 0.5.
+    assert found["paper", 0.25].random_budget == pytest.approx(0.25 + 0.25 * 0.05 / 0.2)
+    assert found["multitask", 1.0].random_budget is None
+    assert found["random_replay", 0.25].gain is None
+
+
+def test_report_holds_every_strategy(tmp_path: Path) -> None:
+    rows = [row(cell, 0.4 + cell.seed / 50) for cell in cells("random_replay", 0.25)]
+    rows += [row(cell, 0.5) for cell in [*cells("paper", 0.25), *cells("multitask", 1.0)]]
+    rows += [row(cells("paper", 0.25)[0]._replace(stream="multimodal"), 0.3)]
+    rows_file, document, html = tmp_path / "rows.parquet", tmp_path / "quality.md", tmp_path / "quality.html"
+    write(rows_file, rows)
+    document.write_text(f"before\n{FIRST}\nold\n{LAST}\nafter\n")
+    for _ in range(2):  # writing again changes nothing
+        main(["--rows", str(rows_file), "report", "--document", str(document), "--page", str(html)])
+        text = document.read_text()
+        assert text.startswith("before") and text.endswith("after\n") and "old" not in text
+        assert text.count("| paper |") == 2 and text.count("| multitask |") == 1
+        assert "44.0 ± 3.9" in text  # 40, 42, 44, 46, 48
+        assert "+6.0 ± 3.9" in text
+    assert html.read_text().count("<svg") == 2
+    assert markdown(summarise(read(rows_file))).strip() in text
+    document.write_text("no place")
+    with pytest.raises(SystemExit, match="has no place for the tables"):
+        main(["--rows", str(rows_file), "report", "--document", str(document), "--page", str(html)])
+
+
+def test_again_compares_everything_but_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    rows_file = tmp_path / "rows.parquet"
+    write(rows_file, [row(cell) for cell in cells("paper", 0.25)])
+    arguments = ["--rows", str(rows_file), "again", "--cells", "2", "--data", "data"]
+    monkeypatch.setattr("benchmarks.quality.__main__.run_cell", lambda cell, *_: row(cell, selection_seconds=9.0))
+    assert main(arguments) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"cells": 2, "different": 0}
+    monkeypatch.setattr("benchmarks.quality.__main__.run_cell", lambda cell, *_: row(cell, accuracy=0.6))
+    assert main(arguments) == 1

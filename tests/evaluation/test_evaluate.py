@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from adaptinf.data import Sample, TaskDataset
-from adaptinf.errors import ArtefactError, ConfigError, DataError, EmptyTaskError
+from adaptinf.errors import ArtefactError, ConfigError, DataError, EmptyTaskError, SampleTooLongError
 from adaptinf.evaluation import evaluate_stream, evaluate_task, read_results, write_results
 from adaptinf.store import write_json
 
@@ -25,12 +25,24 @@ def task(samples, name="t", metric="accuracy", max_new_tokens=7):
 
 
 class Model:
-    """Answers by a function of the sample; every sample has 10 tokens, and a token costs 2 FLOPs."""
+    """Answers by a function of the sample; every sample has 10 tokens, and a token costs 2 FLOPs. Prompts of over 20
+    letters are too long for it."""
 
     def __init__(self, answer):
         self.answer = answer
         self.calls = []
-        self.encoder = SimpleNamespace(encode=lambda sample: SimpleNamespace(input_ids=torch.zeros(10)))
+        self.encoder = SimpleNamespace(encode=self._encode, encode_all=self._encode_all)
+
+    @staticmethod
+    def _encode(sample):
+        return SimpleNamespace(id=sample.id, input_ids=torch.zeros(10))
+
+    def _encode_all(self, samples, *, on_error):
+        long = [s for s in samples if len(s.prompt) > 20]
+        if long and on_error == "raise":
+            raise SampleTooLongError("is too long", item=long[0].id)
+        fitting = [self._encode(s) for s in samples if s not in long]
+        return fitting, [(s.id, "SampleTooLongError: is too long") for s in long]
 
     def generate(self, samples, *, max_new_tokens, batch_size, progress=""):
         self.calls.append({"ids": [s.id for s in samples], "max_new_tokens": max_new_tokens, "batch_size": batch_size})
@@ -199,6 +211,20 @@ def test_bad_tasks_are_named(likelihood):
     with pytest.raises(DataError, match=r"^b: its answer 'red' holds nothing that iou compares"):
         evaluate_task(model, task([sample("a", "[0, 0, 1, 1]"), sample("b", "red")], metric="iou"))
     assert model.calls == [], "what can be known beforehand is refused before the model runs"
+
+
+def test_samples_that_the_model_cannot_take(likelihood, tmp_path):
+    model = Model(lambda s: "red")
+    mixed = task([sample("a", "red"), sample("b", "blue", prompt="?" * 21), sample("c", "blue")])
+    with pytest.raises(SampleTooLongError, match=r"^b: is too long"):
+        evaluate_task(model, mixed)
+    result = evaluate_task(model, mixed, on_error="drop")
+    assert (result.n, result.n_dropped, result.score) == (2, 1, 0.5)
+    assert result.predictions["id"].to_pylist() == ["a", "c"]
+    write_results(tmp_path, [result])
+    assert read_results(tmp_path)[0].n_dropped == 1
+    with pytest.raises(EmptyTaskError, match="no test sample can be used: SampleTooLongError"):
+        evaluate_task(model, task([mixed.test[1]]), on_error="drop")
 
 
 def test_a_real_model(shared_data, tmp_path):

@@ -11,8 +11,8 @@ from adaptinf_kernels.sketch.tables import rademacher_block, sjlt_codes, xorts_c
 from scipy import sparse
 from torch import Tensor
 
-from benchmarks.quality.gradients import Factors
-from benchmarks.quality.measures import compare, independent
+from benchmarks.sketch_quality.gradients import Factors
+from benchmarks.sketch_quality.measures import compare, independent
 
 REPETITIONS = (1, 2, 4)
 _CPU = torch.device("cpu")

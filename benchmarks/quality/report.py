@@ -1,0 +1,121 @@
+"""The table of docs/quality.md and a page with the intervals drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+from itertools import groupby
+
+import numpy as np
+
+from benchmarks.quality.statistics import Estimate, Summary
+from benchmarks.quality.streams import STREAMS
+
+COLUMNS = (
+    "strategy", "runs", "average accuracy", "minus random replay", "relative gain", "forgetting", "worst task",
+    "answers' NLL", "selecting", "training", "same score at random",
+)  # fmt: skip
+_WIDTH, _LEFT, _ROW = 760, 230, 22
+_TITLE = "adaptinf: quality of selection"
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1200px; padding: 0 1rem; color: #1c1c1c }
+table { border-collapse: collapse; margin: 1rem 0 3rem }
+td, th { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #ddd }
+td:first-child, th:first-child { text-align: left }
+svg text { font: 13px system-ui, sans-serif }
+"""
+_LEAD = (
+    "<h1>Quality of selection</h1><p>Means with 95 % intervals over seeds and orders. "
+    "The dashed line is random replay at the same budget.</p>"
+)
+
+
+def markdown(summaries: Sequence[Summary]) -> str:
+    """One table a stream and budget. Scores in percent, with 95 % intervals over seeds and orders."""
+    parts = []
+    for (stream, budget), rows in _tables(summaries):
+        parts += [f"### {stream}, {_budget(budget)}", ""]
+        parts += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+        parts += ["| " + " | ".join(_cells(row)) + " |" for row in rows] + [""]
+    return "\n".join(parts)
+
+
+def page(summaries: Sequence[Summary]) -> str:
+    """The same as one HTML page without scripts, with a chart of each table's accuracies."""
+    parts = [f"<!doctype html><html lang=en><meta charset=utf-8><title>{_TITLE}</title><style>{_STYLE}</style>", _LEAD]
+    for (stream, budget), rows in _tables(summaries):
+        parts.append(f"<h2>{escape(stream)}, {_budget(budget)}</h2><p>{escape(STREAMS[stream].about)}.</p>")
+        parts.append(_chart(rows))
+        parts.append("<table><tr>" + "".join(f"<th>{escape(name)}</th>" for name in COLUMNS) + "</tr>")
+        for row in rows:
+            parts.append("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in _cells(row)) + "</tr>")
+        parts.append("</table>")
+    return "\n".join([*parts, "</html>"])
+
+
+def _tables(summaries: Sequence[Summary]) -> list[tuple[tuple[str, float], list[Summary]]]:
+    """By stream and budget; strategies that take all there is come with every budget of their stream."""
+    tables = []
+    for stream, of_stream in groupby(summaries, key=lambda s: s.stream):
+        rows = list(of_stream)
+        whole = [row for row in rows if row.budget == 1]
+        for budget in sorted({row.budget for row in rows if row.budget < 1}, reverse=True) or [1.0]:
+            mine = [row for row in rows if row.budget == budget and budget < 1] + whole
+            tables.append(((stream, budget), sorted(mine, key=lambda s: -s.measures["average_accuracy"].mean)))
+    return tables
+
+
+def _budget(budget: float) -> str:
+    return f"{100 * budget:g} % of the data"
+
+
+def _cells(row: Summary) -> list[str]:
+    def show(name: str, form: Callable[[Estimate], str]) -> str:
+        return form(row.measures[name]) if name in row.measures else ""
+
+    return [
+        row.strategy,
+        str(row.measures["average_accuracy"].n),
+        show("average_accuracy", _percent),
+        _signed(row.gain) if row.gain else "",
+        show("relative_gain", lambda e: f"{e.mean:.0f} %"),
+        show("forgetting", _percent),
+        show("worst_task", _percent),
+        show("final_nll", lambda e: f"{e.mean:.2f}"),
+        f"{row.measures['selection_seconds'].mean:.1f} s, {row.measures['selection_flops'].mean / 1e12:.2f} TFLOP",
+        f"{row.measures['training_seconds'].mean:.1f} s, {row.measures['training_flops'].mean / 1e12:.2f} TFLOP",
+        "" if row.budget == 1 else "never" if row.random_budget is None else f"{100 * row.random_budget:.0f} %",
+    ]
+
+
+def _percent(found: Estimate) -> str:
+    return f"{100 * found.mean:.1f}" + (f" ± {100 * found.half:.1f}" if found.n > 1 else "")
+
+
+def _signed(found: Estimate) -> str:
+    return f"{100 * found.mean:+.1f}" + (f" ± {100 * found.half:.1f}" if found.n > 1 else "")
+
+
+def _chart(rows: Sequence[Summary]) -> str:
+    found = [row.measures["average_accuracy"] for row in rows]
+    halves = [0.0 if np.isnan(one.half) else one.half for one in found]
+    low = min(one.mean - half for one, half in zip(found, halves, strict=True))
+    high = max(one.mean + half for one, half in zip(found, halves, strict=True))
+    span = (high - low) or 1.0
+
+    def x(value: float) -> float:
+        return _LEFT + (value - low) / span * (_WIDTH - _LEFT - 70)
+
+    height = _ROW * len(rows) + 10
+    parts = [f'<svg width="{_WIDTH}" height="{height}" role="img" aria-label="average accuracy by strategy">']
+    for row in rows:
+        if row.strategy == "random_replay":
+            at = x(row.measures["average_accuracy"].mean)
+            parts.append(f'<path d="M{at:.1f} 0V{height}" stroke="#999" stroke-dasharray="4 4"/>')
+    for number, (row, one, half) in enumerate(zip(rows, found, halves, strict=True)):
+        y, left, right = _ROW * number + 16, x(one.mean - half), x(one.mean + half)
+        parts.append(f'<text x="{_LEFT - 12}" y="{y + 4}" text-anchor="end">{escape(row.strategy)}</text>')
+        parts.append(f'<path d="M{left:.1f} {y}H{right:.1f}" stroke="#0b6e99" stroke-width="3"/>')
+        parts.append(f'<circle cx="{x(one.mean):.1f}" cy="{y}" r="4.5" fill="#0b6e99"/>')
+        parts.append(f'<text x="{right + 10:.1f}" y="{y + 4}">{100 * one.mean:.1f}</text>')
+    return "".join([*parts, "</svg>"])

@@ -1,0 +1,109 @@
+"""The streams of the comparison, each in several orders, and the configuration of one cell of it."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from adaptinf.config import RunConfig, load_config
+from adaptinf.errors import ConfigError
+
+
+class Cell(NamedTuple):
+    """One run. ``strategy`` is a strategy's name, with settings after it where it is a variant of one:
+    ``"paper features.layers=last"``. ``order`` 0 is the stream as listed, another number a permutation drawn by it."""
+
+    stream: str
+    order: int
+    seed: int
+    strategy: str
+    budget: float
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Tasks of the data bundle, and the settings that all runs over them share."""
+
+    about: str
+    tasks: tuple[str, ...]
+    settings: dict[str, Any]
+
+
+_TRAINING = {"epochs": 4.0, "batch_size": 32, "learning_rate": 2e-3}
+_EVALUATION = {"batch_size": 64, "future_tasks": False}
+_VLM = {
+    "name": "small-vlm",
+    "on_long": "drop",
+    "pretrain": {"fraction": 0.25, "steps": 1000, "batch_size": 32, "learning_rate": 1e-3},
+}
+_FEATURES = {"k": 512}
+
+STREAMS = {
+    "text": Stream(
+        "stories260K, a Llama of 260 thousand pre-trained weights; the five tasks of SwitchCIT and three more",
+        (
+            "onestop_simplify", "emotion_dialogue", "question_generation", "esnli_explain", "headline_constraint",
+            "p3_paraphrase", "covidfact", "haiku",
+        ),
+        {
+            "data": {"train_limit": 240, "test_limit": 40},
+            "model": {"name": "models/stories260K", "on_long": "drop"},
+            "training": _TRAINING | {"learning_rate": 5e-3},
+        },
+    ),
+    "multimodal": Stream(
+        "the small vision-language model with a frozen EfficientNet-lite0, pre-trained on a quarter of all groups",
+        (
+            "easy_vqa", "p3_paraphrase", "grocery_coarse", "nlvr", "bccd_count", "covidfact", "omniglot_alphabet",
+            "puzzle_vqa", "bccd_grounding", "tux_caption", "omniglot_pair", "headline_constraint",
+        ),
+        {"data": {"train_limit": 160, "test_limit": 40}, "model": _VLM, "training": _TRAINING},
+    ),
+    "redundant": Stream(
+        "the small vision-language model on tasks whose records come in groups of near-duplicates",
+        ("nlvr", "p3_paraphrase", "easy_vqa", "p3_generation"),
+        {"data": {"train_limit": 480, "test_limit": 80}, "model": _VLM, "training": _TRAINING},
+    ),
+}  # fmt: skip
+
+
+def order_of(stream: str, order: int) -> list[str]:
+    """The tasks of a stream in its ``order``-th order."""
+    tasks = list(STREAMS[stream].tasks)
+    if not order:
+        return tasks
+    return [tasks[i] for i in np.random.default_rng(10 + order).permutation(len(tasks))]
+
+
+def configuration(cell: Cell, data: Path, cache: Path) -> RunConfig:
+    """The run that a cell stands for, on the data bundle in ``data``.
+
+    Raises ConfigError: an unknown stream, strategy or setting.
+    """
+    if cell.stream not in STREAMS:
+        raise ConfigError("is no stream", item=cell.stream, remedy=f"choose from {', '.join(STREAMS)}")
+    settings = STREAMS[cell.stream].settings
+    model = dict(settings["model"])
+    if "/" in model["name"]:
+        model["name"] = str(data / model["name"])
+    strategy, *variant = shlex.split(cell.strategy)
+    return load_config(
+        {
+            "seed": cell.seed,
+            "strategy": strategy,
+            "budget": float(cell.budget),
+            "cache": str(cache),
+            "data": {"source": "bundle", "root": str(data), "order": order_of(cell.stream, cell.order)}
+            | settings["data"],
+            "model": model,
+            "features": _FEATURES,
+            "training": settings["training"],
+            "evaluation": _EVALUATION,
+            "report": {"gallery": 0},
+        },
+        dict(pair.split("=", 1) for pair in variant),
+    )
