@@ -18,6 +18,8 @@ from benchmarks.peers import module
 BLOCK = 16384
 """Rows whose distances are held at a time."""
 
+_INTEL = ("sklearnex", "scikit-learn-intelex")
+
 
 class Inertia:
     """The float64 inertia of the centroids is within ``tolerance`` of that of ``expected`` centroids, relatively.
@@ -86,8 +88,11 @@ def _batched(x: Tensor, start: Tensor, iterations: int) -> Tensor:
     return c
 
 
-def _scikit_learn(x: Tensor, start: Tensor, iterations: int) -> Callable[[], Tensor]:
-    cluster = module("sklearn.cluster", "scikit-learn")
+def _scikit_learn(
+    x: Tensor, start: Tensor, iterations: int, package: str = "sklearn", distribution: str = "scikit-learn"
+) -> Callable[[], Tensor]:
+    """scikit-learn's, or what has its interface."""
+    cluster = module(f"{package}.cluster", distribution)
 
     def fit() -> Tensor:
         found = [
@@ -113,6 +118,45 @@ def _faiss(x: Tensor, start: Tensor, iterations: int) -> Callable[[], Tensor]:
     return fit
 
 
+def _fastkmeans(x: Tensor, start: Tensor, iterations: int) -> Callable[[], Tensor]:
+    """It draws its start itself."""
+    package = module("fastkmeans", "fastkmeans")
+
+    def fit() -> Tensor:
+        found = []
+        for rows in x.numpy():
+            options = {"max_points_per_centroid": len(rows), "gpu": False, "use_triton": False}
+            one = package.FastKMeans(rows.shape[1], start.shape[1], niter=iterations, tol=0, **options)
+            one.train(rows)
+            found.append(torch.from_numpy(one.centroids))
+        return torch.stack(found)
+
+    return fit
+
+
+def _superkmeans(x: Tensor, start: Tensor, iterations: int) -> Callable[[], Tensor]:
+    """It draws its start itself, and looks at some of the columns first."""
+    package = module("superkmeans", "superkmeans")
+
+    def fit() -> Tensor:
+        found = []
+        for rows in x.numpy():
+            one = package.SuperKMeans(
+                start.shape[1],
+                rows.shape[1],
+                hierarchical=False,
+                iters=iterations,
+                sampling_fraction=1.0,
+                max_points_per_cluster=len(rows),
+                n_threads=torch.get_num_threads(),
+                early_termination=False,
+            )
+            found.append(torch.from_numpy(one.train(rows)))
+        return torch.stack(found)
+
+    return fit
+
+
 def _build(setting: Setting, *, problems: int, n: int, d: int, k: int, iterations: int, blobs: bool) -> Workload:
     if setting.tiny:
         n, k, d, iterations = n // 100, max(2, k // 100), min(d, 32), 3
@@ -133,11 +177,15 @@ def _build(setting: Setting, *, problems: int, n: int, d: int, k: int, iteration
     flops = cost(2.0 * problems * n * k * d * iterations, [x], 4.0 * problems * k * d, torch.bfloat16)
     # of few rows each label weighs more: one rounding to bfloat16
     exact, rough = Inertia(x, expected, 1e-6), Inertia(x, expected, 2**-8 if setting.tiny else 1e-4)
+    other = Inertia(x, expected, 0.1 if setting.tiny else 0.03)  # from another start
     contenders = [
         Contender("native", lambda: lambda: ours("native", "exact"), exact, named, ours=True, cost=flops),
         Contender("native, fast", lambda: lambda: ours("native", "fast"), rough, named, ours=True, cost=flops),
         Contender("scikit-learn", lambda: _scikit_learn(x, start, iterations), rough, named),
+        Contender("sklearnex", lambda: _scikit_learn(x, start, iterations, *_INTEL), rough, named),
         Contender("faiss", lambda: _faiss(x, start, iterations), rough, named),
+        Contender("fastkmeans, its own start", lambda: _fastkmeans(x, start, iterations), other, named),
+        Contender("superkmeans, its own start", lambda: _superkmeans(x, start, iterations), other, named),
         Contender("torch", lambda: lambda: _lloyd(x, start, iterations, x.dtype), rough, named),
         Contender("torch, bfloat16", lambda: lambda: _lloyd(x, start, iterations, torch.bfloat16), rough, named),
     ]

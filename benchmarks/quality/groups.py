@@ -2,8 +2,8 @@
 
 For every ``vectors/NAME_f16.npy`` of the bundle, whose rows ``vectors/NAME_rows.jsonl.gz`` names: clusters of
 ``adaptinf.selection.cluster`` against the rows' dataset and group (purity, adjusted Rand index, normalised mutual
-information), and what ``adaptinf.selection.dedup`` removes against the groups, whose rows come from one item. Prints the
-tables of docs/measured-facts.md. Needs scikit-learn.
+information), and what ``adaptinf.selection.dedup`` removes against the groups, whose rows come from one item. Prints
+the tables of docs/measured-facts.md. Needs scikit-learn.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Agreement(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Near-duplicates. ``precision``: the share of those found that are of one group; ``recall``: of those there are."""
+    """Near-duplicates. ``precision``: the share of them that are of one group; ``recall``: of those there are."""
 
     number: int
     precision: float
