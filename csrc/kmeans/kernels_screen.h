@@ -153,12 +153,13 @@ void transpose(const uint32_t* const* rows, int64_t words, uint32_t* tile) {
   }
 }
 
-// Eight values of a row in float64; those that are not `present` are zero.
 #if ADAPTINF_BRAIN
+// Eight values of a row in float64; those that are not `present` are zero. Masked loads are slow where memory is awaited.
 ADAPTINF_ALWAYS __m512d eight(const double* y, const double*, int64_t t, __mmask8 present) {
   return _mm512_maskz_loadu_pd(present, y + t);
 }
 ADAPTINF_ALWAYS __m512d eight(const float* x, const double* origin, int64_t t, __mmask8 present) {
+  if (present == 0xff) return _mm512_sub_pd(_mm512_cvtps_pd(_mm256_loadu_ps(x + t)), _mm512_loadu_pd(origin + t));
   const __m512d value = _mm512_cvtps_pd(_mm256_maskz_loadu_ps(present, x + t));
   return _mm512_maskz_sub_pd(present, value, _mm512_maskz_loadu_pd(present, origin + t));
 }
@@ -170,25 +171,27 @@ ADAPTINF_ALWAYS Norms pack_from(const Element* from, const double* origin, doubl
   double whole = 0, packed = 0, residual = 0;
 #if ADAPTINF_BRAIN
   auto* out = reinterpret_cast<uint16_t*>(words);
-  __m512d sums[3]{};
-  for (int64_t t = 0; t < columns; t += 8) {
-    const bool full = columns - t >= 8;
-    const __mmask8 present = static_cast<__mmask8>(full ? 0xff : (1 << (columns - t)) - 1);
-    const __m512d value = _mm512_mul_pd(eight(from, origin, t, present), _mm512_set1_pd(scale));
-    const __m256i bits = _mm256_castps_si256(_mm512_cvtpd_ps(value));
-    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    const __m256i nearest = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
-    const __mmask8 normal = _mm256_test_epi32_mask(nearest, _mm256_set1_epi32(0x7f80));
-    const __m256i kept = _mm256_maskz_mov_epi32(normal, nearest);
-    const __m512d back = _mm512_cvtps_pd(_mm256_castsi256_ps(_mm256_slli_epi32(kept, 16)));
-    const __m512d away = _mm512_sub_pd(value, back);
-    sums[0] = _mm512_fmadd_pd(value, value, sums[0]);
-    sums[1] = _mm512_fmadd_pd(back, back, sums[1]);
-    sums[2] = _mm512_fmadd_pd(away, away, sums[2]);
-    const __m128i halves = _mm256_cvtepi32_epi16(kept);
-    if (full) _mm_storeu_si128(reinterpret_cast<__m128i_u*>(out + t), halves);
-    else _mm_mask_storeu_epi16(out + t, present, halves);  // slow on some processors
+  const __m512d power = _mm512_set1_pd(scale);
+  __m512d squares = _mm512_setzero_pd(), near_squares = squares, away_squares = squares;
+  const auto count = [&](__m512d value, __m256 near) {
+    const __m512d kept = _mm512_cvtps_pd(near), away = _mm512_sub_pd(value, kept);
+    squares = _mm512_fmadd_pd(value, value, squares);
+    near_squares = _mm512_fmadd_pd(kept, kept, near_squares);
+    away_squares = _mm512_fmadd_pd(away, away, away_squares);
+  };
+  for (int64_t t = 0; t < columns; t += 16) {
+    const auto present = static_cast<__mmask16>(columns - t >= 16 ? 0xffff : (1 << (columns - t)) - 1);
+    const __m512d low = _mm512_mul_pd(eight(from, origin, t, static_cast<__mmask8>(present)), power);
+    const __m512d high = _mm512_mul_pd(eight(from, origin, t + 8, static_cast<__mmask8>(present >> 8)), power);
+    const __m512 both = _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(low)), _mm512_cvtpd_ps(high), 1);
+    const auto halves = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(both));
+    if (present == 0xffff) _mm256_storeu_si256(reinterpret_cast<__m256i_u*>(out + t), halves);
+    else _mm256_mask_storeu_epi16(out + t, present, halves);
+    const __m512 near = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+    count(low, _mm512_castps512_ps256(near));
+    count(high, _mm512_extractf32x8_ps(near, 1));
   }
+  const Doubles sums[3] = {squares, near_squares, away_squares};
   whole = tree(&sums[0]), packed = tree(&sums[1]), residual = tree(&sums[2]);
   if (columns % 2 == 1) out[columns] = 0;
 #else

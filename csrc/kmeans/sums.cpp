@@ -10,6 +10,7 @@ namespace {
 
 constexpr int64_t kEntries = 1024;  // rows that a task adds or subtracts
 constexpr int64_t kAhead = 6;       // rows whose memory is asked for before they are added
+constexpr int64_t kFewSums = 64 * 1024;  // numbers: half of a second-level cache
 constexpr int64_t kClusters = 16;   // clusters whose means a task takes
 
 }  // namespace
@@ -29,6 +30,33 @@ void Sums::count(const std::vector<Move>& moves) {
 
 void Sums::apply(const std::vector<Move>& moves, int threads) {
   count(moves);
+  if (static_cast<int64_t>(sums_.size()) <= kFewSums) apply_in_order(moves, threads);
+  else apply_by_cluster(moves, threads);
+}
+
+// Rows are read in the order of memory, and once; each thread has sums of its own.
+void Sums::apply_in_order(const std::vector<Move>& moves, int threads) {
+  const auto total = static_cast<int64_t>(moves.size());
+  const int64_t tasks = std::clamp<int64_t>(total / kEntries, 1, threads);
+  parallel_for(tasks, threads, [&](int64_t task) {
+    const Buffer<double> y(rows_.padded);
+    std::vector<int64_t> own(tasks > 1 ? sums_.size() : 0);
+    int64_t* sums = tasks > 1 ? own.data() : sums_.data();
+    const int64_t first = total * task / tasks, last = total * (task + 1) / tasks;
+    for (int64_t i = first; i < last; ++i) {
+      if (i + kAhead < last) rows_.prefetch(moves[static_cast<size_t>(i + kAhead)].row);
+      const auto [row, from, to] = moves[static_cast<size_t>(i)];
+      const double weight = row_weights_ == nullptr ? 1 : row_weights_[row];
+      kernels_.load(rows_, row, y.get());
+      if (to >= 0) kernels_.add(y.get(), weight, frame_.sum_scale, 1, sums + to * rows_.padded, rows_.padded);
+      if (from >= 0) kernels_.add(y.get(), weight, frame_.sum_scale, -1, sums + from * rows_.padded, rows_.padded);
+    }
+    for (size_t t = 0; t < own.size(); ++t) __atomic_fetch_add(&sums_[t], own[t], __ATOMIC_RELAXED);
+  });
+}
+
+// Rows are read cluster by cluster, whose sums stay near.
+void Sums::apply_by_cluster(const std::vector<Move>& moves, int threads) {
   // entries of a cluster side by side: 2 * row for one that joins, 2 * row + 1 for one that leaves
   const auto clusters = static_cast<int64_t>(sizes_.size());
   std::vector<int64_t> ends(static_cast<size_t>(clusters) + 1);

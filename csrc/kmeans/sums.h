@@ -31,6 +31,8 @@ class Sums {
   const std::vector<int64_t>& sizes() const { return sizes_; }
 
  private:
+  void apply_in_order(const std::vector<Move>& moves, int threads);
+  void apply_by_cluster(const std::vector<Move>& moves, int threads);
   void apply_run(const int64_t* entries, int64_t count, int64_t cluster, bool shared, double* y, int64_t* local);
 
   const Kernels& kernels_;
