@@ -19,8 +19,8 @@ bool wins(double score, int64_t id, double against, int64_t other) {
 }  // namespace
 
 Assignment::Scratch::Scratch(const Kernels& kernels, int64_t words, int64_t padded, int64_t n_tiles, int64_t centroids)
-    : gathered(n_tiles * words * kernels.tile_rows), again(words * kernels.tile_rows), all(centroids * kernels.tile_rows), y(padded),
-      candidates(static_cast<size_t>(kernels.tile_rows)) {}
+    : gathered(n_tiles * words * kernels.tile_rows), again(words * kernels.tile_rows),
+      all(centroids * kernels.tile_rows), y(padded), candidates(static_cast<size_t>(kernels.tile_rows)) {}
 
 Assignment::Assignment(const Kernels& kernels, const Packing& packing, const Rows& rows, const Centroids& centroids)
     : kernels_(kernels), packing_(packing), rows_(rows), centroids_(centroids),

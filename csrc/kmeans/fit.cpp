@@ -98,7 +98,8 @@ class Lloyd {
     bounds_.meet(centroids_);
     const int64_t height = kernels_.tile_rows, block = assignment_.block();
     std::vector<int64_t> before(1);  // of each tile: rows that are wanted before it
-    for (int64_t tile = 0; !tiled_ && tile < n_tiles_; ++tile) before.push_back(before.back() + __builtin_popcountll(wanted_[tile]));
+    for (int64_t tile = 0; !tiled_ && tile < n_tiles_; ++tile)
+      before.push_back(before.back() + __builtin_popcountll(wanted_[tile]));
     const int64_t tasks = tiled_ ? tasks_for(n_tiles_ * height, block) : tasks_for(before.back(), block);
     std::vector<std::vector<Move>> found(static_cast<size_t>(tasks));
     parallel_for(tasks, threads_, [&](int64_t task) {
@@ -106,9 +107,11 @@ class Lloyd {
       std::vector<int64_t> ids;
       if (tiled_) {
         (*loan).tiles.clear();
-        for (int64_t tile = task * (block / height); tile < std::min(n_tiles_, (task + 1) * (block / height)); ++tile)
+        for (int64_t tile = task * (block / height); tile < std::min(n_tiles_, (task + 1) * (block / height)); ++tile) {
+          const int64_t first = tile * height;
           if (wanted_[tile] != 0)
-            (*loan).tiles.push_back({packed_.get() + tile * height * packing_.words, nullptr, tile * height, wanted_[tile]});
+            (*loan).tiles.push_back({packed_.get() + first * packing_.words, nullptr, first, wanted_[tile]});
+        }
       } else {
         ids = wanted_rows(before, task * block, std::min(before.back(), (task + 1) * block));
         std::vector<const uint32_t*> words;
@@ -178,8 +181,10 @@ class Lloyd {
   void select() {
     if (options_.fast) return;  // all of them since the start: bounds need certificates
     parallel_for(tasks_for(n_tiles_, kTiles), threads_, [&](int64_t task) {
-      for (int64_t tile = task * kTiles; tile < std::min(n_tiles_, (task + 1) * kTiles); ++tile)
-        wanted_[tile] = bounds_.loosen(tile * kernels_.tile_rows, labels_.get() + tile * kernels_.tile_rows) & rows_of(tile);
+      for (int64_t tile = task * kTiles; tile < std::min(n_tiles_, (task + 1) * kTiles); ++tile) {
+        const int64_t first = tile * kernels_.tile_rows;
+        wanted_[tile] = bounds_.loosen(first, labels_.get() + first) & rows_of(tile);
+      }
     });
   }
 

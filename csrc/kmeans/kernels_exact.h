@@ -21,7 +21,8 @@ ADAPTINF_ALWAYS Doubles rounded(Doubles value) {
 // Sums of eight doubles in the order of lane8.
 ADAPTINF_ALWAYS double tree(const Doubles* sums) {
 #if ADAPTINF_VECTOR_BYTES == 64
-  const auto fours = __builtin_shufflevector(sums[0], sums[0], 0, 1, 2, 3) + __builtin_shufflevector(sums[0], sums[0], 4, 5, 6, 7);
+  const auto fours =
+      __builtin_shufflevector(sums[0], sums[0], 0, 1, 2, 3) + __builtin_shufflevector(sums[0], sums[0], 4, 5, 6, 7);
   const auto twos = __builtin_shufflevector(fours, fours, 0, 1) + __builtin_shufflevector(fours, fours, 2, 3);
 #elif ADAPTINF_VECTOR_BYTES == 32
   const Doubles fours = sums[0] + sums[1];

@@ -1,5 +1,5 @@
-// Extremes of columns, and what is kept of each row between iterations, for the instruction set for which kernels_table.h is
-// included.
+// Extremes of columns, and what is kept of each row between iterations, for the instruction set for which
+// kernels_table.h is included.
 
 constexpr float kNear = 0x1p-20f;  // beyond the roundings to float32 of the few operations below
 

@@ -36,7 +36,8 @@ class Packing {
  public:
   Packing(const Kernels& kernels, int64_t columns, double scale, bool fast)
       : kernels_(kernels), columns_(columns), scale_(scale),
-        likely_(fast ? std::min(1.0, 4 / std::sqrt(static_cast<double>(columns))) : 1.0), data_words_(kernels.brain ? (columns + 1) / 2 : columns),
+        likely_(fast ? std::min(1.0, 4 / std::sqrt(static_cast<double>(columns))) : 1.0),
+        data_words_(kernels.brain ? (columns + 1) / 2 : columns),
         words(data_words_ + (kernels.brain ? 1 : 2)), growth(2 * (2 * words + 4) * 0x1p-24) {}
 
   double scale() const { return scale_; }

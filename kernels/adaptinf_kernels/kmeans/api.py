@@ -63,8 +63,8 @@ def kmeans(
             shift is at most ``tol`` times the mean variance of the columns (the meaning of scikit-learn), and with
             "inertia" one that lowers the inertia by at most ``tol`` of it; "labels" adds nothing.
         metric: "euclidean" or "cosine" (spherical k-means).
-        precision: "exact", or "fast": labels by low-precision scores without a second look, where the implementation
-            has such.
+        precision: "exact", or "fast": labels by low-precision scores where the implementation has such; near ties get
+            a second look by a bound that is likely, not proven (CPUs), or none (CUDA).
         sample_weight: [N] or [B, N], not negative, at most 2^300; k-means++ and k-means|| draw with chances in
             proportion to it.
         empty: what becomes of a cluster without rows: "farthest" gives it the row farthest from its centroid, "split"
