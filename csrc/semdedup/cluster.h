@@ -18,11 +18,9 @@ struct Scratch {
 
 class Cluster {
  public:
-  // Places `first` to `last` of the problem; equal unit rows are found, the first of each stands for all.
-  Cluster(const Problem& problem, int64_t first, int64_t last, const Machine& machine);
-
-  // Rounds the distinct rows, less their mean; before anything below `center_square` is used.
-  void round(int threads);
+  // Places `first` to `last` of the problem; equal unit rows are found, the first of each stands for all. Those are
+  // `rounded` as well where anything below `center_square` is used.
+  Cluster(const Problem& problem, int64_t first, int64_t last, const Machine& machine, bool rounded);
 
   int64_t size() const { return static_cast<int64_t>(distinct_of_.size()); }
   int64_t distinct() const { return static_cast<int64_t>(place_of_.size()); }
@@ -34,8 +32,8 @@ class Cluster {
   double self_similarity(int64_t distinct) const { return scaling(distinct).inverse == 0 ? 0 : 1; }
 
   void unit(int64_t distinct, Scratch& scratch, float* out) const { unit_at(place(distinct), scratch, out); }
-  // The similarity of two distinct rows, one of them given as a unit row.
-  double similarity(const float* unit, int64_t other, Scratch& scratch) const;
+  // The similarity of two distinct rows, as unit rows.
+  double similarity(const float* unit, const float* other) const;
 
   // similarity = rounded_i . rounded_j + along_i + along_j + center_square, but for rounding
   double center_square() const { return center_square_; }
@@ -48,7 +46,10 @@ class Cluster {
   const Scaling& scaling(int64_t distinct) const { return scalings_[static_cast<size_t>(place(distinct))]; }
   const void* row(int64_t place) const;
   void unit_at(int64_t place, Scratch& scratch, float* out) const;
+  void measure(int64_t place, Scratch& scratch);
+  std::vector<float> mean();
   void find_copies(const std::vector<uint32_t>& hashes);
+  void leave_out_copies();
 
   const TensorView& x_;
   const int64_t* rows_;

@@ -17,7 +17,7 @@ constexpr double kNothing = -std::numeric_limits<double>::infinity();
 class Farthest {
  public:
   Farthest(const Problem& problem, int64_t first, int64_t last, Found found, const Machine& machine)
-      : first_(first), threads_(machine.threads), found_(found), cluster_(problem, first, last, machine), scratch_(cluster_.width()),
+      : first_(first), threads_(machine.threads), found_(found), cluster_(problem, first, last, machine, false), scratch_(cluster_.width()),
         unit_(static_cast<size_t>(cluster_.width())), items_(static_cast<size_t>(cluster_.distinct())),
         next_of_kind_(static_cast<size_t>(cluster_.size()), -1) {
     std::vector<int64_t> latest(items_.size(), -1);
@@ -86,7 +86,8 @@ class Farthest {
       for (int64_t row = block * kBlock; row < std::min(rows, (block + 1) * kBlock); ++row) {
         Item& item = items_[static_cast<size_t>(row)];
         if (item.is_kept) continue;
-        const double similarity = cluster_.similarity(unit_.data(), row, scratch);
+        cluster_.unit(row, scratch, scratch.unit.data());
+        const double similarity = cluster_.similarity(unit_.data(), scratch.unit.data());
         if (similarity > item.similarity) {
           item.similarity = similarity;
           item.before = place;

@@ -15,7 +15,14 @@ using LooseVector = float __attribute__((vector_size(ADAPTINF_VECTOR_BYTES), ali
 using Words = uint32_t __attribute__((vector_size(64)));
 using LooseWords = uint32_t __attribute__((vector_size(64), aligned(4), may_alias));
 
-#define ADAPTINF_DOUBLES(pointer) __builtin_convertvector(*reinterpret_cast<const LooseFloats*>(pointer), Eight)
+#if ADAPTINF_VECTOR_BYTES == 64  // GCC makes halves of __builtin_convertvector, and warns without a mask
+#define ADAPTINF_WIDEN(floats) _mm512_maskz_cvtps_pd(0xff, floats)
+#define ADAPTINF_NARROW(doubles) _mm512_maskz_cvtpd_ps(0xff, doubles)
+#else
+#define ADAPTINF_WIDEN(floats) __builtin_convertvector(floats, Eight)
+#define ADAPTINF_NARROW(doubles) __builtin_convertvector(doubles, Floats)
+#endif
+#define ADAPTINF_DOUBLES(pointer) ADAPTINF_WIDEN(*reinterpret_cast<const LooseFloats*>(pointer))
 
 ADAPTINF_ALWAYS double total(const Eight& a) { return ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7])); }
 
@@ -24,9 +31,9 @@ template <typename Source>
 ADAPTINF_ALWAYS void scaled(const Source* x, int64_t first, int64_t count, double scale, Floats& r) {
   if (first + 8 <= count) {
     if constexpr (sizeof(Source) == 4) {
-      r = __builtin_convertvector(ADAPTINF_DOUBLES(x + first) * scale, Floats);
+      r = ADAPTINF_NARROW(ADAPTINF_DOUBLES(x + first) * scale);
     } else {
-      r = __builtin_convertvector(*reinterpret_cast<const LooseDoubles*>(x + first) * scale, Floats);
+      r = ADAPTINF_NARROW(*reinterpret_cast<const LooseDoubles*>(x + first) * scale);
     }
   } else {
     r = Floats{};
@@ -54,7 +61,7 @@ ADAPTINF_ALWAYS Scaling measure_as(const Source* x, int64_t count) {
   for (t = 0; t < count; t += 8) {
     Floats r;
     scaled(x, t, count, scale, r);
-    const Eight wide = __builtin_convertvector(r, Eight);
+    const Eight wide = ADAPTINF_WIDEN(r);
     sum += wide * wide;
   }
   return {scale, 1 / std::sqrt(total(sum))};
@@ -66,7 +73,7 @@ ADAPTINF_ALWAYS void unit_as(const Source* x, int64_t count, Scaling by, float* 
   for (; t < count; t += 8) {
     Floats r;
     scaled(x, t, count, by.scale, r);
-    const Floats u = __builtin_convertvector(__builtin_convertvector(r, Eight) * by.inverse, Floats) + 0.0f;  // no -0
+    const Floats u = ADAPTINF_NARROW(ADAPTINF_WIDEN(r) * by.inverse) + 0.0f;  // no -0
     *reinterpret_cast<LooseFloats*>(out + t) = u;
   }
   for (; t < width; ++t) out[t] = 0;
@@ -111,7 +118,7 @@ ADAPTINF_ALWAYS Residual center_as(const float* unit, const float* center, int64
   Eight squares{}, lost{}, along{};
   for (int64_t t = 0; t < width; t += 8) {
     const Eight middle = ADAPTINF_DOUBLES(center + t), y = ADAPTINF_DOUBLES(unit + t) - middle;
-    const Floats narrow = __builtin_convertvector(y, Floats);
+    const Floats narrow = ADAPTINF_NARROW(y);
     float entries[8], kept[8];
     __builtin_memcpy(entries, &narrow, sizeof entries);
     if constexpr (Brain) {
@@ -224,4 +231,6 @@ const Kernels& brain_table() {
 #endif
 
 #undef ADAPTINF_DOUBLES
+#undef ADAPTINF_NARROW
+#undef ADAPTINF_WIDEN
 #undef ADAPTINF_VECTOR_BYTES

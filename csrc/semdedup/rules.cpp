@@ -49,35 +49,39 @@ std::vector<Best> most_similar(const Cluster& cluster, Components* components, i
   return best;
 }
 
-// A block of ranks against all kept before it, by all threads, then the block's own rows a panel at a time.
+// A block of ranks against all kept before it, by all threads, then the block's own rows a panel at a time. Blocks grow while
+// few of their rows stay, since then little is left for the second part.
 std::vector<Best> most_similar_kept(const Cluster& cluster, double threshold, int threads, std::vector<char>& kept) {
+  constexpr int64_t kMostEach = 8;  // searches of a thread
   std::vector<Best> best(static_cast<size_t>(cluster.distinct()));
-  std::vector<int64_t> before;
-  std::vector<Search> searches(static_cast<size_t>(threads), Search(cluster));
-  for (int64_t start = 0; start < cluster.distinct(); start += threads * kSearchColumns) {
-    const int64_t end = std::min(cluster.distinct(), start + threads * kSearchColumns);
+  std::vector<int64_t> before, of_block;
+  std::vector<Search> searches;
+  int64_t each = 1;
+  for (int64_t start = 0, end = 0; start < cluster.distinct(); start = end) {
+    end = std::min(cluster.distinct(), start + threads * each * kSearchColumns);
     const int64_t used = (end - start + kSearchColumns - 1) / kSearchColumns;
+    while (static_cast<int64_t>(searches.size()) < used) searches.emplace_back(cluster);
     parallel_for(used, threads, [&](int64_t i) {
       const int64_t first = start + i * kSearchColumns;
       Search& search = searches[static_cast<size_t>(i)];
       search.begin(first, std::min(end, first + kSearchColumns));
       search.add(before.data(), static_cast<int64_t>(before.size()), 0, search.panels());
+      for (int64_t id = search.first(); id < search.last(); ++id) search.exceeds(id, threshold);
     });
-    std::vector<int64_t> of_block;
+    of_block.clear();
     for (int64_t i = 0; i < used; ++i) {
       Search& search = searches[static_cast<size_t>(i)];
       for (int64_t panel = 0; panel < search.panels(); ++panel) {
         search.add(of_block.data(), static_cast<int64_t>(of_block.size()), panel, panel + 1);
-        search.decide(panel, [&](int64_t id, const Best& found) {
+        search.decide(panel, threshold, [&](int64_t id, const Best& found, bool stays) {
           best[static_cast<size_t>(id)] = found;
-          const bool stays = found.row < 0 || !(found.similarity > threshold);
           kept[static_cast<size_t>(id)] = stays;
           if (stays) of_block.push_back(id);
-          return stays;
         });
       }
     }
     before.insert(before.end(), of_block.begin(), of_block.end());
+    each = static_cast<int64_t>(of_block.size()) * 64 < end - start ? std::min(2 * each, kMostEach) : 1;
   }
   return best;
 }
@@ -86,8 +90,7 @@ std::vector<Best> most_similar_kept(const Cluster& cluster, double threshold, in
 
 void reference(const Problem& problem, double threshold, Found found, const Machine& machine) {
   for_each_cluster(problem, machine, [&](int64_t, int64_t first, int64_t last, const Machine& by) {
-    Cluster cluster(problem, first, last, by);
-    cluster.round(by.threads);
+    const Cluster cluster(problem, first, last, by, true);
     spread(cluster, first, most_similar(cluster, nullptr, by.threads), every, found);
     keep_up_to(threshold, first, last, found);
   });
@@ -95,8 +98,7 @@ void reference(const Problem& problem, double threshold, Found found, const Mach
 
 void greedy(const Problem& problem, double threshold, Found found, const Machine& machine) {
   for_each_cluster(problem, machine, [&](int64_t, int64_t first, int64_t last, const Machine& by) {
-    Cluster cluster(problem, first, last, by);
-    cluster.round(by.threads);
+    const Cluster cluster(problem, first, last, by, true);
     std::vector<char> kept(static_cast<size_t>(cluster.distinct()));
     const std::vector<Best> best = most_similar_kept(cluster, threshold, by.threads, kept);
     spread(cluster, first, best, [&](int64_t distinct) { return kept[static_cast<size_t>(distinct)] != 0; }, found);
@@ -107,8 +109,7 @@ void greedy(const Problem& problem, double threshold, Found found, const Machine
 void components(const Problem& problem, const std::vector<double>& thresholds, const std::vector<Found>& found,
                 const Machine& machine) {
   for_each_cluster(problem, machine, [&](int64_t, int64_t first, int64_t last, const Machine& by) {
-    Cluster cluster(problem, first, last, by);
-    cluster.round(by.threads);
+    const Cluster cluster(problem, first, last, by, true);
     Components joined(thresholds, cluster.distinct());
     const std::vector<Best> best = most_similar(cluster, &joined, by.threads);
     for (size_t i = 0; i < thresholds.size(); ++i) {

@@ -13,11 +13,31 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 float below(double value) { return static_cast<float>(value - (std::fabs(value) * 0x1p-23 + 0x1p-140)); }
 float above(double value) { return -below(-value); }
 
+using Four = uint32_t __attribute__((vector_size(16)));
+using LooseFour = uint32_t __attribute__((vector_size(16), aligned(4), may_alias));
+
+Four four(const uint32_t* words) { return *reinterpret_cast<const LooseFour*>(words); }
+
+// Four rows of words, four words to a row of the target.
+void transpose(const uint32_t* a, const uint32_t* b, const uint32_t* c, const uint32_t* d, int64_t words, uint32_t* target,
+               int64_t step) {
+  for (int64_t word = 0; word < words; word += 4, target += 4 * step) {
+    const Four low = __builtin_shuffle(four(a + word), four(b + word), Four{0, 4, 1, 5}),
+               high = __builtin_shuffle(four(a + word), four(b + word), Four{2, 6, 3, 7}),
+               other_low = __builtin_shuffle(four(c + word), four(d + word), Four{0, 4, 1, 5}),
+               other_high = __builtin_shuffle(four(c + word), four(d + word), Four{2, 6, 3, 7});
+    *reinterpret_cast<LooseFour*>(target) = __builtin_shuffle(low, other_low, Four{0, 1, 4, 5});
+    *reinterpret_cast<LooseFour*>(target + step) = __builtin_shuffle(low, other_low, Four{2, 3, 6, 7});
+    *reinterpret_cast<LooseFour*>(target + 2 * step) = __builtin_shuffle(high, other_high, Four{0, 1, 4, 5});
+    *reinterpret_cast<LooseFour*>(target + 3 * step) = __builtin_shuffle(high, other_high, Four{2, 3, 6, 7});
+  }
+}
+
 }  // namespace
 
 Search::Search(const Cluster& cluster, Components* components)
     : cluster_(cluster), kernels_(cluster.kernels()), components_(components), scratch_(cluster.width()),
-      unit_(static_cast<size_t>(cluster.width())),
+      unit_(static_cast<size_t>(cluster.width())), other_unit_(unit_.size()),
       values_(static_cast<size_t>((kMaxTileColumns + kMaxTileRows) * kernels_.tile_columns)) {}
 
 void Search::begin(int64_t first, int64_t last) {
@@ -31,13 +51,12 @@ void Search::begin(int64_t first, int64_t last) {
     Column& one = column(id);
     one.at_least = -kInfinity;
     one.offset = cluster_.residual(id).along + cluster_.center_square();
-    const int64_t at = id - first;
-    const uint32_t* source = cluster_.rounded(id);
-    uint32_t* target = panels_.data() + at / wide * words * wide + at % wide;
-    for (int64_t word = 0; word < words; ++word) target[word * wide] = source[word];
   }
-  for (int64_t at = last - first; at < panels() * wide; ++at)
-    for (int64_t word = 0; word < words; ++word) panels_[static_cast<size_t>((at / wide * words + word) * wide + at % wide)] = 0;
+  const std::vector<uint32_t> nothing(static_cast<size_t>(words));
+  const auto source = [&](int64_t id) { return id < last ? cluster_.rounded(id) : nothing.data(); };
+  for (int64_t at = 0; at < panels() * wide; at += 4)
+    transpose(source(first + at), source(first + at + 1), source(first + at + 2), source(first + at + 3), words,
+              panels_.data() + at / wide * words * wide + at % wide, wide);
 }
 
 void Search::load(const int64_t* rows, int64_t count) {
@@ -140,8 +159,17 @@ void Search::raise(int64_t id, double at_least) {
 
 double Search::exact(int64_t id, int64_t row) {
   if (unit_of_ != id) cluster_.unit(id, scratch_, unit_.data());
+  if (other_of_ != row) cluster_.unit(row, scratch_, other_unit_.data());
   unit_of_ = id;
-  return cluster_.similarity(unit_.data(), row, scratch_);
+  other_of_ = row;
+  return cluster_.similarity(unit_.data(), other_unit_.data());
+}
+
+bool Search::exceeds(int64_t id, double threshold) {
+  const Column& one = column(id);
+  for (int64_t i = 0; i < one.candidates; ++i)
+    if (static_cast<double>(one.candidate[i].at_most) + one.offset > threshold) settle(id);  // ends the loop
+  return one.best.row >= 0 && one.best.similarity > threshold;
 }
 
 void Search::settle(int64_t id) {

@@ -32,24 +32,35 @@ class Search {
 
   // Every row of ascending `rows` before a column is a candidate for it; columns of panels `from` to `to`.
   void add(const int64_t* rows, int64_t count, int64_t from, int64_t to);
-  void add(const std::vector<int64_t>& rows) { add(rows.data(), static_cast<int64_t>(rows.size()), 0, panels()); }
 
-  // Decides the columns of a panel one after the other: `keep(column, best)` says whether a column is itself a candidate for
-  // those that follow.
-  template <typename Keep>
-  void decide(int64_t panel, const Keep& keep) {
-    const int64_t from = panel_first(panel), count = panel_last(panel) - from;
-    std::vector<int64_t> rows(static_cast<size_t>(count));
-    std::iota(rows.begin(), rows.end(), from);
-    load(rows.data(), count);
-    bound(panel);
+  // Whether a row that was added is more similar to a column than a threshold.
+  bool exceeds(int64_t column, double threshold);
+
+  // Decides the columns of a panel one after the other: decided(column, best, stays), where those that stay, unlike any
+  // before by the threshold, are candidates for those that follow.
+  template <typename Decided>
+  void decide(int64_t panel, double threshold, const Decided& decided) {
+    std::vector<int64_t> open;  // the others will not stay, whatever else they are alike
+    for (int64_t id = panel_first(panel); id < panel_last(panel); ++id)
+      if (!exceeds(id, threshold)) open.push_back(id);
+    const auto count = static_cast<int64_t>(open.size());
+    if (count > 0) {
+      load(open.data(), count);
+      bound(panel);
+    }
     for (int64_t group = 0; group * kernels_.tile_rows < count; ++group)
       screen(panel, group, values_.data() + group * kernels_.tile_rows * kernels_.tile_columns);
-    bool kept[kMaxTileColumns];
-    for (int64_t id = 0; id < count; ++id) {
-      for (int64_t row = 0; row < id; ++row)
-        if (kept[row]) consider(from + id, values_[static_cast<size_t>(row * kernels_.tile_columns + id)], from + row);
-      kept[id] = keep(from + id, best(from + id));
+    std::vector<int64_t> kept;  // of those that are open
+    int64_t next = 0;
+    for (int64_t id = panel_first(panel); id < panel_last(panel); ++id) {
+      for (const int64_t row : kept)
+        consider(id, values_[static_cast<size_t>(row * kernels_.tile_columns + id - panel_first(panel))],
+                 open[static_cast<size_t>(row)]);
+      const Best found = best(id);
+      const bool stays = found.row < 0 || !(found.similarity > threshold);
+      if (stays) kept.push_back(next);
+      if (next < count && open[static_cast<size_t>(next)] == id) ++next;
+      decided(id, found, stays);
     }
   }
 
@@ -92,8 +103,8 @@ class Search {
   const Kernels& kernels_;
   Components* const components_;
   Scratch scratch_;
-  std::vector<float> unit_;  // of column unit_of_
-  int64_t unit_of_ = -1;
+  std::vector<float> unit_, other_unit_;  // of a column and of a row
+  int64_t unit_of_ = -1, other_of_ = -1;
 
   int64_t first_ = 0, last_ = 0;
   std::vector<Column> columns_;

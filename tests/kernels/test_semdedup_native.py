@@ -64,6 +64,30 @@ def test_threads_change_nothing() -> None:
         equal(found[0], found[2])
 
 
+def test_blocks_of_greedy_grow_and_shrink() -> None:
+    """Copies with noise, of which one stays, before and after rows that all stay, and copies of those."""
+    generator = torch.Generator().manual_seed(5)
+
+    def noisy(count: int) -> torch.Tensor:
+        return torch.ones(12) + 0.01 * torch.randn(count, 12, generator=generator)
+
+    apart = torch.randn(700, 12, generator=generator)
+    x = torch.cat([noisy(1800), apart, noisy(900), apart.flip(0) + 0.01, apart[:50]])
+    threads = torch.get_num_threads()
+    expected = semdedup(x, eps=0.02, impl="reference")
+    assert 300 < expected.kept.sum() < 720
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            found = semdedup(x, eps=0.02, impl="native")
+            equal(
+                [found.kept, found.duplicate_of, found.max_similarity],
+                [expected.kept, expected.duplicate_of, expected.max_similarity],
+            )
+    finally:
+        torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize(("level", "brain"), LEVELS)
 @pytest.mark.parametrize("step", [1e-2, 1e-4, 3e-6])
 def test_near_ties_are_decided_exactly(step: float, level: str, brain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
