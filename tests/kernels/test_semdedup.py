@@ -264,6 +264,41 @@ def test_greedy_promises(case: tuple, impl: str) -> None:
     assert (found.duplicate_of[found.kept] == -1).all()
 
 
+@settings(max_examples=150, deadline=None)
+@given(drawn(), st.sampled_from(IMPLS))
+def test_components_promises(case: tuple, impl: str) -> None:
+    """Rows go together exactly where a chain of near-duplicates links them, and the first of each group stays."""
+    x, labels, rank, eps = case
+    found = semdedup(x, labels, eps=eps, keep="components", rank=rank, impl=impl)
+    order = np.argsort(np.argsort(rank, kind="stable"))
+    joined = np.eye(len(x), dtype=bool)
+    for members, cluster in clusters_of(torch.from_numpy(x), labels, rank):
+        joined[np.ix_(members, members)] |= cluster.s > 1 - eps
+    np.fill_diagonal(joined, True)
+    for middle in range(len(x)):  # Warshall
+        joined |= joined[:, middle, None] & joined[None, middle]
+    first = np.where(joined, order, len(x)).argmin(1)
+    np.testing.assert_array_equal(found.kept, first == np.arange(len(x)))
+    np.testing.assert_array_equal(found.duplicate_of, np.where(found.kept, -1, first))
+
+
+@settings(max_examples=150, deadline=None)
+@given(drawn(), st.sampled_from(IMPLS))
+def test_reference_is_the_papers_pseudo_code(case: tuple, impl: str) -> None:
+    """Algorithm A7 on each cluster's similarities: ``M = triu(S, diagonal=1).max(dim=0)``, kept where M <= 1 - eps.
+
+    Its M is at least 0, which for eps beyond 1 would remove the first row of a cluster too.
+    """
+    x, labels, rank, eps = case
+    threshold = max(0.0, 1 - eps)
+    found = semdedup(x, labels, eps=min(eps, 1.0), keep="reference", rank=rank, impl=impl)
+    for members, cluster in clusters_of(torch.from_numpy(x), labels, rank):
+        above = torch.triu(torch.from_numpy(cluster.s), diagonal=1)
+        M = above.max(dim=0).values
+        np.testing.assert_array_equal(found.kept[members], ~(threshold < M))
+        np.testing.assert_array_equal(np.nan_to_num(found.max_similarity[members]).clip(0), M.float())
+
+
 @pytest.mark.parametrize(("keep", "budgets"), [("greedy", None), ("components", None), ("farthest", [2, 3])])
 def test_torch_knows_the_op(keep: str, budgets: list[int] | None) -> None:
     """All but the comparison of a traced call's results, which takes NaN for a difference."""
