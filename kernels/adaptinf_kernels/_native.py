@@ -28,9 +28,19 @@ DTYPES = {
 @functools.cache
 def _load() -> tuple[ModuleType | None, str]:
     try:
-        return importlib.import_module("adaptinf_kernels._C"), ""
+        module = importlib.import_module("adaptinf_kernels._C")
     except ImportError as error:
         return None, f"the native module does not load ({error}); build it with `pip install -e .`"
+    vars(module)["__getattr__"] = _missing
+    return module, ""
+
+
+def _missing(name: str) -> Any:
+    """What Python asks for a name that the native module does not have."""
+    if name.startswith("__"):
+        raise AttributeError(name)
+    reason = f"it was built from other sources than this package and has no {name}; rebuild it with `pip install -e .`"
+    raise NotSupportedError("adaptinf_kernels._C is out of date", [reason])
 
 
 def native() -> ModuleType:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from adaptinf_kernels import build_info, signs
+from adaptinf_kernels import NotSupportedError, build_info, signs
 from adaptinf_kernels._native import native, view
 from adaptinf_kernels.sketch.definition import philox_key
 
@@ -119,3 +119,9 @@ def test_build_info_says_what_was_built() -> None:
     assert info["cuda"]["built"] == bool(info["cuda"]["architectures"])
     assert info["cpu"]["used"] == info["cpu"]["levels"][-1]
     assert "portable" in info["cpu"]["levels"]
+
+
+def test_a_module_of_other_sources_says_so() -> None:
+    with pytest.raises(NotSupportedError, match=r"has no sketch_of_tomorrow; rebuild it with `pip install -e \.`"):
+        native().sketch_of_tomorrow(1)
+    assert not hasattr(native(), "__wrapped__")
