@@ -190,6 +190,12 @@ def test_the_command_keeps_a_budget(tmp_path: Path, rows: np.ndarray, words: lis
     assert f"budget {words[0]}" in page.read_text()
 
 
+def test_a_budget_that_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["dedup", "a.npy", "--budget", "half"])
+    assert "'half' is neither a count (200) nor a share (0.5)" in capsys.readouterr().err
+
+
 def same(found: DedupResult, expected: DedupResult | SemDedupResult) -> None:
     for name in ("kept", "duplicate_of", "max_similarity"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
