@@ -3,28 +3,23 @@
 
 #include <algorithm>
 
-#include "../common/cuda_device.h"
 #include "assign.cuh"
 #include "lloyd.cuh"
 
 namespace adaptinf::kmeans::cuda {
 namespace {
 
-constexpr int64_t kAlignment = 256;
-constexpr int kBlocksPerProcessor = 8;  // more than fit at once, so that none idles at the end for long
-
 // ---- the phases, each by the blocks of a team
 
-// Runs once, or in each iteration of a problem that is not done. As many blocks are to fit on a multiprocessor at once as
-// leave enough registers for no kernel to spill.
+// Runs once, or in each iteration of a problem that is not done.
 struct Once {
-  static constexpr bool kIterates = false;
   static constexpr int kBlocksAtOnce = 2;
+  static __device__ bool skips(const State&, int64_t) { return false; }
 };
 
 struct Iterates {
-  static constexpr bool kIterates = true;
   static constexpr int kBlocksAtOnce = 2;
+  static __device__ bool skips(const State& s, int64_t number) { return s.work.done[number] != 0; }
 };
 
 struct MeasureRows : Once {
@@ -85,60 +80,29 @@ struct Finish : Once {
   }
 };
 
-template <class Phase>
-__global__ void __launch_bounds__(kThreads, Phase::kBlocksAtOnce) run_phase(const __grid_constant__ State state) {
-  for (int64_t number = blockIdx.y; number < state.fit.problems; number += gridDim.y) {
-    if (Phase::kIterates && state.work.done[number] != 0) continue;
-    Phase::run(state, problem(state, number), {blockIdx.x, gridDim.x}, shared_bytes());
-    __syncthreads();  // shared memory is the next problem's
+__device__ void assign_alone(const State& s, int64_t number) {
+  run_alone<Screen>(s, number);
+  if (!s.fit.fast) run_alone<Score>(s, number);
+  if (s.fit.by_inertia) run_alone<Inertia>(s, number);
+  run_alone<Conclude>(s, number);
+}
+
+struct Alone : Once {
+  static __device__ void run(const State& s, const Problem& p, const Team&, unsigned char*) {
+    run_alone<MeasureRows>(s, p.number);
+    run_alone<Pack>(s, p.number);
+    assign_alone(s, p.number);
+    while (s.work.done[p.number] == 0) {
+      run_alone<DistancesWhereVacant>(s, p.number);
+      run_alone<Refill>(s, p.number);
+      run_alone<Update>(s, p.number);
+      assign_alone(s, p.number);
+    }
+    run_alone<Finish>(s, p.number);
   }
-}
-
-// A phase by the one block of a problem; what it wrote is there for the next one. Not inlined, so that each phase has the
-// registers to itself.
-template <class Phase>
-__attribute__((noinline)) __device__ void run_alone(const State& state) {
-  Phase::run(state, problem(state, blockIdx.x), {0, 1}, shared_bytes());
-  __syncthreads();
-}
-
-__device__ void assign_alone(const State& state) {
-  run_alone<Screen>(state);
-  if (!state.fit.fast) run_alone<Score>(state);
-  if (state.fit.by_inertia) run_alone<Inertia>(state);
-  run_alone<Conclude>(state);
-}
-
-__global__ void __launch_bounds__(kThreads, Once::kBlocksAtOnce) fit_alone(const __grid_constant__ State state) {
-  run_alone<MeasureRows>(state);
-  run_alone<Pack>(state);
-  assign_alone(state);
-  while (state.work.done[blockIdx.x] == 0) {
-    run_alone<DistancesWhereVacant>(state);
-    run_alone<Refill>(state);
-    run_alone<Update>(state);
-    assign_alone(state);
-  }
-  run_alone<Finish>(state);
-}
+};
 
 // ---- the host's side
-
-// Parts of the workspace one after the other; with a null base only their sizes count.
-class Parts {
- public:
-  explicit Parts(void* base) : base_(static_cast<char*>(base)) {}
-  template <class T>
-  void take(T*& part, int64_t count) {
-    part = reinterpret_cast<T*>(base_ + used_);
-    used_ += (count * static_cast<int64_t>(sizeof(T)) + kAlignment - 1) / kAlignment * kAlignment;
-  }
-  int64_t used() const { return used_; }
-
- private:
-  char* base_;
-  int64_t used_ = 0;
-};
 
 // The state, and the bytes of its workspace; the first `cleared` of them start as zeros.
 State place(const CudaFit& fit, void* base, int64_t& cleared, int64_t& bytes) {
@@ -180,53 +144,32 @@ int64_t most(const int64_t* bounds, int64_t problems) {
   return found;
 }
 
-class Launcher {
+// Phases on rows, on clusters, and of one block a problem.
+class Launches {
  public:
-  Launcher(const State& state, int64_t max_rows, int64_t max_clusters, int64_t device, cudaStream_t stream)
-      : state_(state), max_rows_(max_rows), max_clusters_(max_clusters), stream_(stream) {
-    const int index = static_cast<int>(device);
-    check_cuda(cudaDeviceGetAttribute(&processors_, cudaDevAttrMultiProcessorCount, index), "cudaDeviceGetAttribute");
-    check_cuda(cudaDeviceGetAttribute(&max_y_, cudaDevAttrMaxGridDimY, index), "cudaDeviceGetAttribute");
-  }
+  Launches(const State& state, int64_t max_rows, int64_t max_clusters, const Launcher& launch)
+      : state_(state), max_rows_(max_rows), max_clusters_(max_clusters), launch_(launch) {}
 
-  // Phases on rows, on clusters, and of one block a problem.
   template <class Phase>
   void rows(int64_t shared = 0) const {
-    phase<Phase>((max_rows_ + kTileRows - 1) / kTileRows, shared);
+    launch_.phase<Phase>(state_, (max_rows_ + kTileRows - 1) / kTileRows, shared);
   }
   template <class Phase>
   void clusters() const {
-    phase<Phase>((max_clusters_ + kWarps * kLanes / kOctet - 1) / (kWarps * kLanes / kOctet), 0);
+    launch_.phase<Phase>(state_, (max_clusters_ + kWarps * kLanes / kOctet - 1) / (kWarps * kLanes / kOctet));
   }
   template <class Phase>
   void problems(int64_t shared = 0) const {
-    phase<Phase>(1, shared);
-  }
-  void launch(void (*kernel)(const State), int64_t x, int64_t y, int64_t shared) const {
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(static_cast<unsigned>(x), static_cast<unsigned>(y));
-    config.blockDim = dim3(kThreads);
-    config.dynamicSmemBytes = static_cast<size_t>(shared);
-    config.stream = stream_;
-    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
-               "cudaFuncSetAttribute");
-    check_cuda(cudaLaunchKernelEx(&config, kernel, state_), "launching a kernel of k-means");
+    launch_.phase<Phase>(state_, 1, shared);
   }
 
  private:
-  template <class Phase>
-  void phase(int64_t blocks, int64_t shared) const {
-    const int64_t most = static_cast<int64_t>(processors_) * kBlocksPerProcessor;
-    launch(run_phase<Phase>, std::max<int64_t>(1, std::min(blocks, most)), std::min<int64_t>(state_.fit.problems, max_y_), shared);
-  }
-
   State state_;
   int64_t max_rows_, max_clusters_;
-  cudaStream_t stream_;
-  int processors_ = 0, max_y_ = 0;
+  const Launcher& launch_;
 };
 
-void assign(const Launcher& launch, const CudaFit& fit, int64_t shared) {
+void assign(const Launches& launch, const CudaFit& fit, int64_t shared) {
   launch.rows<Screen>(shared);
   if (!fit.fast) launch.rows<Score>(shared);
   if (fit.by_inertia) launch.rows<Inertia>();
@@ -262,7 +205,8 @@ void fit_cuda(const CudaFit& fit, void* workspace, int64_t workspace_bytes, int6
   const State state = place(fit, workspace, cleared, bytes);
   if (workspace_bytes < bytes) fail("workspace: has " + std::to_string(workspace_bytes) + " bytes, needs " + std::to_string(bytes));
   const DeviceGuard guard(device);
-  const cudaStream_t stream = reinterpret_cast<cudaStream_t>(stream_handle);
+  const Launcher launcher(device, stream_handle);
+  const cudaStream_t stream = launcher.stream();
   const auto fill = [&](void* to, int value, int64_t count, int64_t size) {
     check_cuda(cudaMemsetAsync(to, value, static_cast<size_t>(count * size), stream), "cudaMemsetAsync");
   };
@@ -282,10 +226,9 @@ void fit_cuda(const CudaFit& fit, void* workspace, int64_t workspace_bytes, int6
   copy(state.work.cu_rows, fit.cu_rows);
   copy(state.work.cu_clusters, fit.cu_clusters);
 
-  const Launcher launch(state, most(fit.cu_rows, fit.problems), most(fit.cu_clusters, fit.problems), device, stream);
-  const int64_t shared = std::max<int64_t>(assign_shared_bytes(state.padded), kWarps * sizeof(Candidate));
-  if (fit.alone)
-    return launch.launch(fit_alone, fit.problems, 1, shared);
+  const Launches launch(state, most(fit.cu_rows, fit.problems), most(fit.cu_clusters, fit.problems), launcher);
+  const int64_t shared = std::max<int64_t>(screen_shared_bytes(state.padded), kWarps * sizeof(Candidate));
+  if (fit.alone) return launch.problems<Alone>(shared);
   launch.rows<MeasureRows>();
   launch.rows<Pack>();
   assign(launch, fit, shared);

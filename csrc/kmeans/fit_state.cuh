@@ -5,9 +5,6 @@
 
 namespace adaptinf::kmeans::cuda {
 
-constexpr int kWarps = 4;
-constexpr int kThreads = kWarps * kLanes;
-
 // A row that an empty cluster took for one update.
 struct Move {
   int64_t row, from, to;
@@ -37,30 +34,21 @@ struct Workspace {
   int *vacant, *done;              // [problems]
 };
 
-struct State {
-  CudaFit fit;
-  Workspace work;
-  int64_t padded;  // columns, filled up with zeros to whole steps of the tensor cores
-};
-
-// The blocks that work on one problem, and which of them this is.
-struct Team {
-  int64_t block, blocks;
-
-  __device__ int64_t warp() const { return block * kWarps + threadIdx.x / kLanes; }
-  __device__ int64_t warps() const { return blocks * kWarps; }
-};
-
 struct Problem {
   int64_t number, first_row, rows, first_cluster, clusters;
 };
 
-__device__ __forceinline__ Problem problem(const State& state, int64_t number) {
-  const int64_t row = state.fit.cu_rows[number], cluster = state.fit.cu_clusters[number];
-  return {number, row, state.fit.cu_rows[number + 1] - row, cluster, state.fit.cu_clusters[number + 1] - cluster};
-}
+struct State {
+  CudaFit fit;
+  Workspace work;
+  int64_t padded;  // columns, filled up with zeros to whole steps of the tensor cores
 
-__device__ __forceinline__ int lane_of_warp() { return static_cast<int>(threadIdx.x) % kLanes; }
+  __host__ __device__ int64_t problems() const { return fit.problems; }
+  __device__ Problem problem(int64_t number) const {
+    const int64_t row = fit.cu_rows[number], cluster = fit.cu_clusters[number];
+    return {number, row, fit.cu_rows[number + 1] - row, cluster, fit.cu_clusters[number + 1] - cluster};
+  }
+};
 
 __device__ __forceinline__ const double* origin(const State& state, const Problem& p) {
   return state.fit.origin + p.number * state.fit.columns;
@@ -68,8 +56,7 @@ __device__ __forceinline__ const double* origin(const State& state, const Proble
 
 // Row `row` of all; what makes it a unit row is read where it is known, or given.
 __device__ __forceinline__ Row row_of(const State& state, const Problem& p, int64_t row, Unit unit) {
-  const int64_t bytes = state.fit.dtype == DType::float32 ? 4 : 2;
-  const char* data = static_cast<const char*>(state.fit.rows) + row * state.fit.row_stride * bytes;
+  const char* data = static_cast<const char*>(state.fit.rows) + row * state.fit.row_stride * bytes_of(state.fit.dtype);
   return {data, state.fit.dtype, state.fit.spherical ? nullptr : origin(state, p), unit};
 }
 

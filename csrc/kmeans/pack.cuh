@@ -11,11 +11,6 @@ __device__ __forceinline__ double unit_scale(const State& state, const Problem& 
   return reciprocal_power(state.work.reach[p.number]);
 }
 
-__device__ __forceinline__ uint16_t brain_bits(float value) {
-  const uint32_t bits = static_cast<uint32_t>(__float_as_int(value));
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
 // What rounding did to a vector: bounds on the lengths of the difference, and of the vector and its rounding.
 struct Rounding {
   float error, norm;
@@ -29,7 +24,7 @@ __device__ __forceinline__ Rounding pack(const Value& value, double scale, int64
   for (int64_t t = lane; t < padded; t += kOctet) {
     const double scaled = t < columns ? multiply(value(t), scale) : 0;
     const uint16_t bits = brain_bits(static_cast<float>(scaled));
-    const double error = scaled - __int_as_float(static_cast<int>(uint32_t{bits} << 16));
+    const double error = scaled - of_brain_bits(bits);
     errors += error * error;
     squares += scaled * scaled;
     packed[t] = bits;
@@ -38,19 +33,6 @@ __device__ __forceinline__ Rounding pack(const Value& value, double scale, int64
   errors = sqrt(join_octet(errors)) * slack;
   return {__double2float_ru(errors), __double2float_ru(sqrt(join_octet(squares)) * slack + errors)};
 }
-
-// Calls each(index, valid) by octets for 0 <= index < count, the four octets of a warp always together: those that are
-// not valid have no vector, only a part in the shuffles.
-template <class Each>
-__device__ __forceinline__ void for_octets(const Team& team, int64_t count, const Each& each) {
-  const int64_t per_warp = kLanes / kOctet;
-  for (int64_t first = team.warp() * per_warp; first < count; first += team.warps() * per_warp) {
-    const int64_t index = first + lane_of_warp() / kOctet;
-    each(min(index, count - 1), index < count);
-  }
-}
-
-__device__ __forceinline__ int lane_of_octet() { return static_cast<int>(threadIdx.x) % kOctet; }
 
 // Unit rows' factors, and the largest |y_it|.
 __device__ void measure_rows(const State& state, const Problem& p, const Team& team) {
