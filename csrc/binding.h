@@ -28,6 +28,7 @@ void bind_grad_sketch(py::module_& module);
 void bind_kmeans(py::module_& module);
 void bind_kmeans_cuda(py::module_& module);
 void bind_semdedup(py::module_& module);
+void bind_semdedup_cuda(py::module_& module);
 void bind_sketch(py::module_& module);
 void bind_token_scores(py::module_& module);
 

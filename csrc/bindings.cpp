@@ -37,6 +37,7 @@ PYBIND11_MODULE(_C, module) {
   bind_kmeans(module);
   bind_kmeans_cuda(module);
   bind_semdedup(module);
+  bind_semdedup_cuda(module);
   bind_sketch(module);
   bind_token_scores(module);
   module.def("build_info", &build_info, "What this module was built with, and what this processor has.");

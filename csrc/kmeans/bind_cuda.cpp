@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "../binding.h"
+#include "../common/device_arguments.h"
 #include "fit_cuda.h"
 
 namespace adaptinf {
@@ -14,50 +15,6 @@ constexpr int64_t kMaxRows = int64_t{1} << 40, kMaxColumns = int64_t{1} << 20, k
 
 // Problems that a block has to itself for all iterations; where that stops to pay was not measured on a GPU.
 constexpr int64_t kAloneRows = 4096, kAloneClusters = 256;
-
-// Contiguous tensors on the device of x, collected for the check of their memory.
-class Device {
- public:
-  explicit Device(const TensorView& x) : index_(x.device_index) { add("x", x); }
-
-  template <class T>
-  T* take(const char* name, const Arguments& arguments, DType dtype, const std::vector<int64_t>& shape, Access access) {
-    const TensorView view = checked_view(name, arguments, {dtype}, shape.size(), access);
-    const std::string who(name);
-    if (view.shape != shape) {
-      std::string wanted;
-      for (const int64_t size : shape) wanted += (wanted.empty() ? "" : ", ") + std::to_string(size);
-      fail(who + ": must be [" + wanted + "]");
-    }
-    if (shape.size() == 2 && shape[0] > 1 && shape[1] > 0 && view.strides[0] != shape[1]) fail(who + ": must be contiguous");
-    add(name, view);
-    return static_cast<T*>(view.data);
-  }
-  const double* doubles(const char* name, const Arguments& arguments, const std::vector<int64_t>& shape) {
-    return take<const double>(name, arguments, DType::float64, shape, Access::read);
-  }
-  int64_t* integers(const char* name, const Arguments& arguments, const std::vector<int64_t>& shape) {
-    return take<int64_t>(name, arguments, DType::int64, shape, Access::write);
-  }
-  const std::vector<std::pair<const char*, TensorView>>& views() const { return views_; }
-
- private:
-  void add(const char* name, const TensorView& view) {
-    if (view.device != DeviceType::cuda || view.device_index != index_)
-      fail(std::string(name) + ": must be on the CUDA device of x");
-    views_.emplace_back(name, view);
-  }
-
-  int64_t index_;
-  std::vector<std::pair<const char*, TensorView>> views_;
-};
-
-void check_bounds(const char* name, const std::vector<int64_t>& bounds, int64_t total) {
-  const std::string who(name);
-  if (bounds.empty() || bounds.front() != 0 || bounds.back() != total)
-    fail(who + ": must run from 0 to " + std::to_string(total));
-  if (!std::is_sorted(bounds.begin(), bounds.end())) fail(who + ": must not fall");
-}
 
 int64_t fit_workspace(int64_t n, int64_t columns, int64_t clusters, int64_t problems, bool spherical, bool fast) {
   for (const auto& [size, limit] :
@@ -101,7 +58,7 @@ void fit_on_device(const Arguments& x_arguments, const std::vector<int64_t>& cu_
   const auto& [by_inertia, empty, spherical, fast] = options;
   if (empty < 0 || empty > 2) fail("empty: must be 0, 1 or 2");
 
-  Device device(x);
+  DeviceArguments device(x);
   CudaFit fit{};
   fit.rows = x.data, fit.dtype = x.dtype, fit.row_stride = x.strides[0], fit.columns = columns;
   fit.cu_rows = cu_rows.data(), fit.cu_clusters = cu_clusters.data();
@@ -130,7 +87,7 @@ void fit_on_device(const Arguments& x_arguments, const std::vector<int64_t>& cu_
   auto* memory = device.take<int8_t>("workspace", workspace, DType::int8, {bytes}, Access::write);
   if (reinterpret_cast<uint64_t>(memory) % 256 != 0) fail("workspace: must be aligned to 256 bytes");
 #if ADAPTINF_HAS_CUDA
-  check_device_memory(device.views());
+  device.check_memory();
   fit_cuda(fit, memory, bytes, x.device_index, stream);
 #else
   (void)fit, (void)stream;

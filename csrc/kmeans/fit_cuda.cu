@@ -189,16 +189,6 @@ int64_t cuda_fit_workspace(const CudaFit& fit) {
   return bytes;
 }
 
-void check_device_memory(const std::vector<std::pair<const char*, TensorView>>& views) {
-  for (const auto& [name, view] : views) {
-    bool empty = false;
-    for (const int64_t size : view.shape) empty = empty || size == 0;
-    if (empty) continue;
-    const DeviceGuard guard(view.device_index);
-    check_device_pointer(view, name);
-  }
-}
-
 void fit_cuda(const CudaFit& fit, void* workspace, int64_t workspace_bytes, int64_t device, uint64_t stream_handle) {
   if (fit.problems == 0) return;
   int64_t cleared = 0, bytes = 0;

@@ -2,8 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <utility>
-#include <vector>
 
 #include "../common/tensor_view.h"
 
@@ -37,9 +35,6 @@ struct CudaFit {
 };
 
 int64_t cuda_fit_workspace(const CudaFit& fit);  // bytes
-
-// Fails for what is not in the memory of the device that it claims; one of these kills the CUDA context of the process.
-void check_device_memory(const std::vector<std::pair<const char*, TensorView>>& views);
 
 // On the stream of that handle; returns before the device has finished, and does not wait for it between iterations.
 // `workspace` is device memory, aligned to 256 bytes.

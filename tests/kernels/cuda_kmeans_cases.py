@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,12 +122,3 @@ def case(
         x, cu_rows, cu_clusters, start, frame, torch.full((len(sizes),), tol, dtype=torch.float64), weights,
         spherical=spherical, **options,
     )  # fmt: skip
-
-
-def run(driver: Path, case: Case, folder: Path, seed: int = 1, left_out: str = "") -> subprocess.CompletedProcess[str]:
-    """The driver's run on ``case``; its output is ``folder / "out"``."""
-    case.write(folder / "in")
-    command = [str(driver), str(folder / "in"), str(folder / "out"), str(seed), *([left_out] if left_out else [])]
-    options = {"ASAN_OPTIONS": "detect_leaks=0", "TSAN_OPTIONS": "halt_on_error=1 history_size=0"}
-    environment = {**os.environ, **options}
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-import shutil
-import subprocess
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,39 +10,13 @@ import torch
 from adaptinf_kernels.kmeans.ops import Fit
 from torch import Tensor
 
-from tests.kernels.cuda_kmeans_cases import Case, case, run
-
-if platform.machine() != "x86_64":
-    pytest.skip("the shim switches stacks in x86-64 assembly", allow_module_level=True)
-
-FLAGS = ["-std=c++17", "-O1", "-g1", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-Build = Callable[[str], Path]
+from tests.kernels.cuda_drivers import Build, builder, run, unneeded_barriers
+from tests.kernels.cuda_kmeans_cases import Case, case
 
 
 @pytest.fixture(scope="module")
 def build(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """Sanitizers -> the driver built with them, once."""
-    built: dict[str, Path] = {}
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("no g++")
-
-    def driver(sanitizers: str) -> Path:
-        if sanitizers not in built:
-            shim, csrc = repository / "tests" / "kernels" / "cuda_shim", repository / "csrc"
-            target = tmp_path_factory.mktemp("shim") / "driver"
-            flags = [*FLAGS, f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", f"-I{shim}", f"-I{csrc}"]
-            sources = [str(shim / "kmeans_driver.cpp"), "-x", "c++", str(csrc / "kmeans" / "fit_cuda.cu")]
-            done = subprocess.run(
-                [compiler, *flags, *sources, "-o", str(target)], capture_output=True, text=True, check=False
-            )
-            if "cannot find -l" in done.stderr or "cannot find lib" in done.stderr:
-                pytest.skip(f"this compiler has no sanitizers {sanitizers}")
-            assert done.returncode == 0, done.stderr[-3000:]
-            built[sanitizers] = target
-        return built[sanitizers]
-
-    return driver
+    return builder(repository, tmp_path_factory.mktemp("shim"), "kmeans_driver.cpp", "kmeans/fit_cuda.cu")
 
 
 def blobs(rows: int, columns: int, groups: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -131,7 +101,8 @@ CASES = {
 
 
 def check(case: Case, driver: Path, folder: Path, seed: int = 1) -> None:
-    done = run(driver, case, folder, seed)
+    case.write(folder / "in")
+    done = run(driver, folder, seed)
     assert done.returncode == 0, done.stderr[-3000:]
     found, distances, sums = case.read(folder / "out")
     expected = case.reference()
@@ -181,15 +152,12 @@ def test_no_race_and_no_barrier_too_many(build: Build, tmp_path: Path) -> None:
     one, or the threads wait in vain, or the bits are others."""
     driver, needed, unneeded = build("thread"), set(), set()
     for fit in crowd():
-        check(fit, driver, tmp_path)
-        expected = (tmp_path / "out").read_bytes()
-        sites = {line.split()[-1] for line in run(driver, fit, tmp_path).stdout.splitlines()}
-        assert len(sites) >= 4
-        unneeded |= sites - needed
-        for site in sorted(unneeded & sites):
-            done = run(driver, fit, tmp_path, left_out=site)
-            if done.returncode != 0 or (tmp_path / "out").read_bytes() != expected:
-                unneeded.remove(site)
-                needed.add(site)
+        found = unneeded_barriers(
+            lambda fit=fit: check(fit, driver, tmp_path),
+            lambda site: run(driver, tmp_path, left_out=site),
+            tmp_path / "out",
+        )
+        needed, unneeded = needed | found[0], unneeded | found[1]
+    unneeded -= needed
     assert not unneeded
     assert len(needed) >= 8

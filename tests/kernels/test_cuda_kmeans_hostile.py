@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from adaptinf_kernels import build_info
-from adaptinf_kernels._native import native
+
+from tests.kernels.cuda_hostile import F32, F64, I8, I64, outcomes_of, tensor
 
 if not build_info()["native"]:
     pytest.skip(build_info()["reason"], allow_module_level=True)
-
-F32, F64, I64, I8 = 0x220, 0x240, 0x40, 0x08
-
-
-def tensor(dtype: int, *shape: int, pointer: str = "P", device: str = "2, 0") -> str:
-    strides = [1] if len(shape) == 1 else [shape[1], 1]
-    return f"({pointer}, {list(shape)}, {strides}, {dtype}, {device})"
-
 
 OUTPUTS = [tensor(I64, 6), tensor(F64, 6), tensor(I64, 3, 2), tensor(I64, 3), tensor(I64, 3), tensor(F64, 3)]
 OUTPUTS += [tensor(I64, 2)] * 3
@@ -84,29 +73,7 @@ HOSTILE = {
 
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, str]:
-    """Call -> the error it raised, all in one process."""
-    lines = [
-        "import ctypes, json, sys",
-        f"sys.path.insert(0, {str(Path(native().__file__).parent.parent)!r})",
-        "from adaptinf_kernels import _C",
-        "memory = (ctypes.c_int64 * (1 << 15))()",
-        "P = (ctypes.addressof(memory) + 255) // 256 * 256",
-        "SIZE = _C.kmeans_fit_cuda_workspace(6, 2, 3, 2, False, False) if _C.build_info()['cuda']['built'] else 1",
-        "found = {}",
-    ]
-    for one in HOSTILE:
-        lines += [
-            f"print({one!r}, file=sys.stderr, flush=True)",
-            "try:",
-            f"    {one}",
-            f"    found[{one!r}] = 'no error'",
-            "except (ValueError, TypeError, RuntimeError) as error:",
-            f"    found[{one!r}] = str(error)",
-        ]
-    lines += ["assert not any(memory), 'memory was written'", "print(json.dumps(found))"]
-    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"died in {done.stderr[-800:]}"
-    return json.loads(done.stdout)
+    return outcomes_of(list(HOSTILE), "_C.kmeans_fit_cuda_workspace(6, 2, 3, 2, False, False)")
 
 
 @pytest.mark.parametrize("one", HOSTILE)

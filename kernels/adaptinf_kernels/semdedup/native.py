@@ -1,9 +1,10 @@
-"""De-duplication by the native module (``csrc/semdedup/``), on the CPU."""
+"""De-duplication by the native module (``csrc/semdedup/``) on the CPU; ``native_cuda.py`` has CUDA."""
 
 from __future__ import annotations
 
 import torch
 from adaptinf_kernels import _native
+from adaptinf_kernels.semdedup import native_cuda
 from torch import Tensor
 
 CPU_LEVEL = ""
@@ -16,10 +17,10 @@ BRAIN = True
 def not_supported_reasons(
     x: Tensor, rows: Tensor, bounds: Tensor, ranks: Tensor, keep: str, thresholds: list[float], budgets: Tensor | None
 ) -> list[str]:
-    """CPU tensors of at most 2^20 columns."""
-    reasons = _native.reasons_against(torch.device("cpu"))
-    if x.device.type != "cpu":
-        reasons.append("it runs on the CPU")
+    """CPU tensors of at most 2^20 columns; what ``native_cuda`` takes on CUDA devices."""
+    if x.device.type == "cuda":
+        return native_cuda.not_supported_reasons(x, rows, bounds, ranks, keep, thresholds, budgets)
+    reasons = _native.reasons_against(x.device)
     if x.shape[1] > 1 << 20:
         reasons.append(f"it takes at most {1 << 20} columns, not {x.shape[1]}")
     return reasons
@@ -29,6 +30,8 @@ def run(
     x: Tensor, rows: Tensor, bounds: Tensor, ranks: Tensor, keep: str, thresholds: list[float], budgets: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(kept bool [E, N], before int64 [E, N], similarity float64 [E, N]) by place; see ``ops.py``."""
+    if x.device.type == "cuda":
+        return native_cuda.run(x, rows, bounds, ranks, keep, thresholds, budgets)
     x = _native.rows_contiguous(x.detach())
     shape = max(1, len(thresholds)), len(rows)
     found = (

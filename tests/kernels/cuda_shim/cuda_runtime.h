@@ -96,6 +96,12 @@ T atomicMin(T* address, T value) {
   return old;
 }
 
+template <class T>
+T atomicCAS(T* address, T expected, T value) {
+  __atomic_compare_exchange_n(address, &expected, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+  return expected;
+}
+
 // Products and sums are rounded one by one: the build has -ffp-contract=off.
 inline double __dmul_rn(double a, double b) { return a * b; }
 inline double __dadd_rn(double a, double b) { return a + b; }
@@ -104,6 +110,7 @@ inline float __double2float_ru(double a) {
   const float f = static_cast<float>(a);
   return f < a ? std::nextafterf(f, INFINITY) : f;
 }
+inline float __double2float_rd(double a) { return -__double2float_ru(-a); }
 inline float __fmul_ru(float a, float b) { return __double2float_ru(static_cast<double>(a) * b); }
 inline float __fadd_ru(float a, float b) { return __double2float_ru(static_cast<double>(a) + b); }
 template <class To, class From>
@@ -118,6 +125,7 @@ inline double __longlong_as_double(long long a) { return cuda_shim_bits<double>(
 inline int __float_as_int(float a) { return cuda_shim_bits<int>(a); }
 inline float __int_as_float(int a) { return cuda_shim_bits<float>(a); }
 inline int __popc(unsigned a) { return __builtin_popcount(a); }
+inline int __popcll(unsigned long long a) { return __builtin_popcountll(a); }
 inline int __ffs(int a) { return __builtin_ffs(a); }
 inline int __ffsll(long long a) { return __builtin_ffsll(a); }
 
@@ -155,7 +163,8 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
   *value = attribute == cudaDevAttrMultiProcessorCount ? 1 : 2;  // so few that blocks take several turns
   return cudaSuccess;
 }
-enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1 };
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 };
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
   std::memcpy(to, from, bytes);
   return cudaSuccess;

@@ -1,51 +1,14 @@
-// fit_cuda of csrc/kmeans on the CPU: reads a fit from a file, writes its results to another. Arguments: input, output,
-// seed of the schedule, and "file:line" of a place where nobody waits. Prints the places where threads waited.
-#include <cinttypes>
-#include <cstdio>
-#include <memory>
-#include <string>
-#include <vector>
-
-#include "cuda_runtime.h"
+// fit_cuda of csrc/kmeans on the CPU: reads a fit from a file, writes its results to another.
+#include "driver.h"
 #include "kmeans/fit_cuda.h"
 
 using namespace adaptinf;
 using namespace adaptinf::kmeans;
 
-namespace {
-
-// Memory of exactly that size, for the sanitizers to watch; the file's next bytes, or what no result looks like.
-template <class T>
-struct Buffer {
-  Buffer(int64_t count_, std::FILE* file) : count(count_), data(static_cast<T*>(std::aligned_alloc(256, padded(count)))) {
-    std::memset(data, 0xff, padded(count));
-    if (file != nullptr && std::fread(data, sizeof(T), static_cast<size_t>(count), file) != static_cast<size_t>(count))
-      cuda_shim::die("the input is too short");
-#if defined(__SANITIZE_ADDRESS__)
-    const size_t bytes = static_cast<size_t>(count) * sizeof(T);
-    __asan_poison_memory_region(reinterpret_cast<char*>(data) + bytes, padded(count) - bytes);
-#endif
-  }
-  static size_t padded(int64_t count) { return (static_cast<size_t>(count) * sizeof(T) + 511) / 256 * 256; }
-  void write(std::FILE* file) const { std::fwrite(data, sizeof(T), static_cast<size_t>(count), file); }
-  int64_t count;
-  T* data;
-};
-
-}  // namespace
+using cuda_shim::Buffer;
 
 int main(int argc, char** argv) {
-  if (argc != 4 && argc != 5) cuda_shim::die("arguments: input output seed [file:line]");
-  cuda_shim::shim.seed = std::stoull(argv[3]);
-  if (argc == 5) {  // the first place that is seen gets the first number
-    const std::string place(argv[4]);
-    const size_t colon = place.rfind(':');
-    static const std::string file = place.substr(0, colon);
-    cuda_shim::shim.left_out = 0;
-    cuda_shim::site("left out", file.c_str(), std::stoi(place.substr(colon + 1)));
-  }
-  std::FILE* in = std::fopen(argv[1], "rb");
-  if (in == nullptr) cuda_shim::die("no input");
+  std::FILE* in = cuda_shim::begin(argc, argv);
   const Buffer<int64_t> numbers(16, in);
   const int64_t* number = numbers.data;
   CudaFit fit{};
@@ -84,13 +47,8 @@ int main(int argc, char** argv) {
   const Buffer<char> workspace(cuda_fit_workspace(fit), nullptr);
   fit_cuda(fit, workspace.data, workspace.count, 0, 0);
 
-  std::FILE* out = std::fopen(argv[2], "wb");
-  if (out == nullptr) cuda_shim::die("no output");
+  std::FILE* out = cuda_shim::output(argv);
   labels.write(out), centroids.write(out), sizes.write(out), cluster_weights.write(out), radii.write(out);
   inertia.write(out), n_iter.write(out), changed.write(out), distances.write(out), sums.write(out);
-  std::fclose(out);
-  for (int i = 0; i < cuda_shim::shim.n_sites; ++i) {
-    const cuda_shim::Site& site = cuda_shim::shim.sites[i];
-    std::printf("%s %s:%d\n", site.kind, site.file, site.line);
-  }
+  cuda_shim::end(out);
 }

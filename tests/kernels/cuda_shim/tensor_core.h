@@ -88,6 +88,8 @@ void wait_copies(const char* file = __builtin_FILE(), int line = __builtin_LINE(
   copies.swap(rest);
 }
 
+inline int load_relaxed(const int* address) { return __atomic_load_n(address, __ATOMIC_RELAXED); }
+
 // cvt.f32.f16
 inline float from_half(uint16_t bits) {
   const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
