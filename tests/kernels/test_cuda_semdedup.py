@@ -137,6 +137,6 @@ def test_no_race_and_no_barrier_too_many(build: Build, tmp_path: Path) -> None:
             tmp_path / "out",
         )
         needed, unneeded = needed | found[0], unneeded | found[1]
-    # launches wait between two clusters for phases that begin to use shared memory at once; here none does, k-means has one
+    # launches wait between two clusters for phases that begin to use shared memory at once; k-means has one
     assert all("cuda_team.cuh" in site for site in unneeded - needed)
     assert len(needed) >= 8
