@@ -30,7 +30,6 @@ __device__ __forceinline__ void copy_chunk(unsigned char* shared, const uint16_t
                                            const Index& index) {
   constexpr int kUnits = kChunk / 8;
   const int units = static_cast<int>(min(static_cast<int64_t>(kUnits), (padded - chunk * kChunk) / 8));
-#pragma unroll 2  // more would need registers that sums and bests are in
   for (int i = static_cast<int>(threadIdx.x); i < kRows * kUnits; i += kThreads) {
     const int row = i / kUnits, unit = i % kUnits;
     if (unit < units)
@@ -70,39 +69,36 @@ template <class RowIndex, class OtherIndex, class Each>
 __device__ void for_tiles(const uint16_t* rows_packed, const uint16_t* others_packed, int64_t padded, int64_t first_tile,
                           int64_t last_tile, int64_t count, unsigned char* shared, const RowIndex& row_index,
                           const OtherIndex& other_index, const Each& each) {
-  const int chunks = static_cast<int>(chunks_of(padded)), end = static_cast<int>(last_tile);
-  const int last = static_cast<int>(count) - 1;
+  const int64_t chunks = chunks_of(padded), steps = (last_tile - first_tile) * chunks;
   const bool stay = rows_stay(padded);
   unsigned char* const rows = shared;
   unsigned char* const others = shared + (stay ? chunks : kStages) * kRowBytes;
-  const auto after = [](int stage) { return stage + 1 < kStages ? stage + 1 : 0; };
 
-  int next_tile = static_cast<int>(first_tile), next_chunk = 0, next_stage = 0;  // to fetch
-  const auto fetch = [&] {
-    if (next_tile < end) {
-      if (!stay || next_tile == first_tile)
-        copy_chunk<kTileRows>(rows + (stay ? next_chunk : next_stage) * kRowBytes, rows_packed, padded, next_chunk, row_index);
-      copy_chunk<kTileOthers>(others + next_stage * kOtherBytes, others_packed, padded, next_chunk,
-                              [&](int row) { return other_index(min(next_tile * kTileOthers + row, last)); });
-      if (++next_chunk == chunks) next_chunk = 0, ++next_tile;
+  const auto fetch = [&](int64_t step) {
+    if (step < steps) {
+      const int64_t tile = first_tile + step / chunks, chunk = step % chunks;
+      if (!stay || step < chunks)
+        copy_chunk<kTileRows>(rows + (stay ? chunk : step % kStages) * kRowBytes, rows_packed, padded, chunk, row_index);
+      copy_chunk<kTileOthers>(others + step % kStages * kOtherBytes, others_packed, padded, chunk, [&](int row) {
+        return other_index(min(tile * kTileOthers + row, count - 1));
+      });
     }
-    next_stage = after(next_stage);
     commit_copies();  // an empty group where nothing is left, so that the count of groups stays the steps'
   };
 
   __syncthreads();  // the shared memory may still be read for the rows before
-  for (int step = 0; step < kStages - 1; ++step) fetch();
+  for (int64_t step = 0; step < kStages - 1; ++step) fetch(step);
   float dots[2][8][4] = {};
-  int stage = 0;
-  for (int tile = static_cast<int>(first_tile); tile < end; ++tile) {
-    for (int chunk = 0; chunk < chunks; ++chunk, stage = after(stage)) {
+  int64_t step = 0;
+  for (int64_t tile = first_tile; tile < last_tile; ++tile) {
+    for (int64_t chunk = 0; chunk < chunks; ++chunk, ++step) {
       wait_copies<kStages - 2>();
       __syncthreads();  // this step's chunks are there, and those of the step before have been read
-      fetch();
-      multiply_chunk(dots, rows + (stay ? chunk : stage) * kRowBytes, others + stage * kOtherBytes,
-                     static_cast<int>(min(static_cast<int64_t>(kChunk), padded - int64_t{chunk} * kChunk) / 16));
+      fetch(step + kStages - 1);
+      multiply_chunk(dots, rows + (stay ? chunk : step % kStages) * kRowBytes, others + step % kStages * kOtherBytes,
+                     static_cast<int>(min(static_cast<int64_t>(kChunk), padded - chunk * kChunk) / 16));
     }
-    each(int64_t{tile} * kTileOthers, dots);
+    each(tile * kTileOthers, dots);
 #pragma unroll
     for (int i = 0; i < 2 * 8 * 4; ++i) dots[i / 32][i / 4 % 8][i % 4] = 0;
   }

@@ -58,4 +58,36 @@ __device__ __forceinline__ void join_bits(const State& s, const Cluster& c, int6
   });
 }
 
+// Which screens of a lane's four rows may be above a threshold.
+template <bool kJoins>
+struct Joins {
+  __device__ Joins(const State&, const Cluster&, const int (&)[4]) {}
+  __device__ bool near(int, float) const { return false; }
+};
+
+template <>
+struct Joins<true> {
+  __device__ Joins(const State& state, const Cluster& c, const int (&rows)[4]) : s(state) {
+#pragma unroll
+    for (int g = 0; g < 4; ++g) {
+      doubts[g] = doubt_of(s, c, rows[g]);
+      widest[g] = -INFINITY;
+      for (int64_t result = 0; result < s.results; ++result)
+        widest[g] = fmaxf(widest[g], doubts[g].perhaps_above(s.work.thresholds[result]));
+    }
+  }
+  __device__ bool near(int g, float screen) const { return screen <= widest[g]; }
+  __device__ void bounds(int64_t result, float (&above)[4], float (&below)[4]) const {
+#pragma unroll
+    for (int g = 0; g < 4; ++g) {
+      above[g] = doubts[g].surely_above(s.work.thresholds[result]);
+      below[g] = doubts[g].perhaps_above(s.work.thresholds[result]);
+    }
+  }
+
+  const State& s;
+  Doubt doubts[4];
+  float widest[4];
+};
+
 }  // namespace adaptinf::semdedup::cuda

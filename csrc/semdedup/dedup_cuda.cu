@@ -84,28 +84,26 @@ struct Spread : Phase {
 
 struct PrepareAlone : Phase {
   static __device__ void run(const State& s, const Cluster& c, const Team&, unsigned char*) {
-    const int64_t number = c.problem;
-    run_alone<Measure>(s, number);
-    run_alone<FindCopies>(s, number);
-    run_alone<NumberRows>(s, number);
-    run_alone<FindCenter>(s, number);
-    run_alone<RoundRows>(s, number);
+    run_alone<Measure>(s, c.problem);
+    run_alone<FindCopies>(s, c.problem);
+    run_alone<NumberRows>(s, c.problem);
+    run_alone<FindCenter>(s, c.problem);
+    run_alone<RoundRows>(s, c.problem);
   }
 };
 
 struct SolveAlone : Phase {
   static __device__ void run(const State& s, const Cluster& c, const Team&, unsigned char*) {
-    const int64_t number = c.problem;
-    run_alone<Clear>(s, number);
-    if (s.keep == Keep::reference) run_alone<Search<false>>(s, number);
-    if (s.keep == Keep::components) run_alone<Search<true>>(s, number);
-    while (s.keep == Keep::greedy && is_open(s, s.problem(number))) {
-      run_alone<DecideBlock>(s, number);
-      run_alone<ShowBlock>(s, number);
+    run_alone<Clear>(s, c.problem);
+    if (s.keep == Keep::reference) run_alone<Search<false>>(s, c.problem);
+    if (s.keep == Keep::components) run_alone<Search<true>>(s, c.problem);
+    while (s.keep == Keep::greedy && s.work.decided[c.number] < distinct_of(s, c)) {
+      run_alone<DecideBlock>(s, c.problem);
+      run_alone<ShowBlock>(s, c.problem);
     }
-    run_alone<Settle>(s, number);
-    run_alone<Score>(s, number);
-    run_alone<JoinSlices>(s, number);
+    run_alone<Settle>(s, c.problem);
+    run_alone<Score>(s, c.problem);
+    run_alone<JoinSlices>(s, c.problem);
   }
 };
 

@@ -154,25 +154,4 @@ __device__ __forceinline__ Doubt doubt_of(const State& s, const Cluster& c, int 
   return {of.offset, 1.001 * error + 1e-30 + static_cast<double>(s.columns + 8) * 0x1p-50};
 }
 
-// By a lane's four rows: the screens that are surely, and those that are perhaps above a threshold.
-struct Edges {
-  float above[4], below[4];
-
-  __device__ __forceinline__ Edges(const State& s, const Cluster& c, const int (&rows)[4], double threshold) {
-#pragma unroll
-    for (int g = 0; g < 4; ++g) {
-      const Doubt doubt = doubt_of(s, c, rows[g]);
-      above[g] = doubt.surely_above(threshold);
-      below[g] = doubt.perhaps_above(threshold);
-    }
-  }
-};
-
-// Raises up to where a screen may be above some threshold.
-__device__ __forceinline__ void widen(const State& s, const Cluster& c, const int (&rows)[4], double threshold,
-                                      float (&widest)[4]) {
-#pragma unroll
-  for (int g = 0; g < 4; ++g) widest[g] = fmaxf(widest[g], doubt_of(s, c, rows[g]).perhaps_above(threshold));
-}
-
 }  // namespace adaptinf::semdedup::cuda

@@ -14,15 +14,32 @@ struct Near {
   int gone;
 };
 
+// By a lane's four rows: what is surely, and what perhaps above the threshold.
+struct Edges {
+  float above[4], below[4];
+
+  __device__ Edges(const State& s, const Cluster& c, const int (&rows)[4]) {
+#pragma unroll
+    for (int g = 0; g < 4; ++g) {
+      const Doubt doubt = doubt_of(s, c, rows[g]);
+      above[g] = doubt.surely_above(s.threshold);
+      below[g] = doubt.perhaps_above(s.threshold);
+    }
+  }
+};
+
 // The bits of a tile that are too similar to each lane's row, where the lane asks.
 template <class Before>
 __device__ __forceinline__ Count too_similar(const State& s, const Cluster& c, const Before& before, int64_t first,
-                                             const float (&dots)[2][8][4], const int (&rows)[4], int row, bool asks) {
-  const Edges edges(s, c, rows, s.threshold);
-  Count found = bits_of_own_row(s, c, before, first, dots, rows,
-                                [&](int g, float screen) { return screen < edges.above[g]; });
-  const Count open = ~found & bits_of_own_row(s, c, before, first, dots, rows,
-                                              [&](int g, float screen) { return screen <= edges.below[g]; });
+                                             const float (&dots)[2][8][4], const int (&rows)[4], const Edges& edges, int row,
+                                             bool asks) {
+  Count surely[4] = {}, perhaps[4] = {};
+  for_screens(s, c, before, first, dots, rows, [&](int g, int number, int, float screen) {
+    if (screen < edges.above[g]) surely[g] |= Count{1} << number;
+    else if (screen <= edges.below[g]) perhaps[g] |= Count{1} << number;
+  });
+  Count found = of_own_row(surely);
+  const Count open = of_own_row(perhaps);
   const auto exact = [&](int owner, int bit) {
     return similarity(s, unit_of(s, c, __shfl_sync(kFullWarp, row, owner)), unit_of(s, c, before(first + bit)));
   };
@@ -42,11 +59,12 @@ __device__ void decide_block(const State& s, const Cluster& c, unsigned char* sh
   const int own = static_cast<int>(threadIdx.x), row = static_cast<int>(row_index(own));
   int rows[4];
   rows_of_lane(row_index, rows);
+  const Edges edges(s, c, rows);
   Near mine{{}, own < count ? s.work.gone[c.first + row] : 1};
   const int64_t first_tile = start / kTileOthers;
   for_tiles_before(s, c, before, first_tile, tiles_of(before.count), shared, row_index,
                    [&](int64_t first, const float(&dots)[2][8][4]) {
-    const Count found = too_similar(s, c, before, first, dots, rows, row, mine.gone == 0);
+    const Count found = too_similar(s, c, before, first, dots, rows, edges, row, mine.gone == 0);
 #pragma unroll
     for (int part = 0; part < kParts; ++part)
       if (first / kTileOthers == first_tile + part) mine.rows[part] = found;
@@ -79,10 +97,6 @@ __device__ void decide_block(const State& s, const Cluster& c, unsigned char* sh
   s.work.decided[c.number] = start + count;
 }
 
-__device__ __forceinline__ bool is_open(const State& s, const Cluster& c) {
-  return s.work.decided[c.number] < distinct_of(s, c);
-}
-
 // What stays of the block that was decided last, to its own rows and all later ones.
 __device__ void show_block(const State& s, const Cluster& c, const Team& team, unsigned char* shared) {
   const int decided = s.work.decided[c.number], distinct = distinct_of(s, c), known = s.work.kept_before[c.number];
@@ -91,29 +105,29 @@ __device__ void show_block(const State& s, const Cluster& c, const Team& team, u
   const int64_t tiles = (distinct + kTileRows - 1) / kTileRows, first = (decided - 1) / kTileRows;
   for (int64_t tile = first + team.block; tile < tiles; tile += team.blocks) {
     const auto row_index = [&](int row) { return min(tile * kTileRows + row, static_cast<int64_t>(distinct - 1)); };
-    const int row = static_cast<int>(tile * kTileRows + threadIdx.x);
+    const int64_t row = tile * kTileRows + threadIdx.x;
     int rows[4];
     rows_of_lane(row_index, rows);
     Best best[4];
 #pragma unroll
     for (int g = 0; g < 4; ++g) best[g] = {INFINITY, INFINITY, 0};
-    float widest[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};  // up to which a screen may be too similar
-    widen(s, c, rows, s.threshold, widest);
-    const bool asks = row >= decided && row < distinct && s.work.gone[c.first + row] == 0;
-    bool gone = false;
+    const Edges edges(s, c, rows);
+    bool gone = row < decided || row >= distinct || s.work.gone[c.first + row] != 0;
+    const bool was_gone = gone;
     for_tiles_before(s, c, before, 0, tiles_of(before.count), shared, row_index,
                      [&](int64_t position, const float(&dots)[2][8][4]) {
       bool near = false;
       for_screens(s, c, before, position, dots, rows, [&](int g, int, int id, float screen) {
         take(best[g], screen, id);
-        near = near || screen <= widest[g];
+        near = near || screen <= edges.below[g];
       });
       if (__ballot_sync(kFullWarp, near) == 0) return;
-      gone = too_similar(s, c, before, position, dots, rows, min(row, distinct - 1), asks && !gone) != 0 || gone;
+      const int own = static_cast<int>(min(row, static_cast<int64_t>(distinct - 1)));
+      gone = too_similar(s, c, before, position, dots, rows, edges, own, !gone) != 0 || gone;
     });
-    if (gone) s.work.gone[c.first + row] = 1;
+    if (gone && !was_gone) s.work.gone[c.first + row] = 1;
     const Best mine = of_own_row(best);
-    if (row < distinct) record(s, c, row, mine);
+    if (row < distinct) record(s, c, static_cast<int>(row), mine);
   }
 }
 

@@ -82,17 +82,6 @@ __device__ __forceinline__ void for_screens(const State& s, const Cluster& c, co
   }
 }
 
-// To lane l, the bits of a tile whose screens are chosen(s, screen) for row l of the warp's.
-template <class Before, class Chosen>
-__device__ __forceinline__ Count bits_of_own_row(const State& s, const Cluster& c, const Before& before, int64_t first,
-                                                 const float (&dots)[2][8][4], const int (&rows)[4], const Chosen& chosen) {
-  Count found[4] = {};
-  for_screens(s, c, before, first, dots, rows, [&](int g, int number, int, float screen) {
-    if (chosen(g, screen)) found[g] |= Count{1} << number;
-  });
-  return of_own_row(found);
-}
-
 // Tiles first_tile to last_tile of those before; row r of this tile of rows is row_index(r).
 template <class Before, class Index, class Each>
 __device__ __forceinline__ void for_tiles_before(const State& s, const Cluster& c, const Before& before, int64_t first_tile,
@@ -121,24 +110,25 @@ __device__ void search_tile(const State& s, const Cluster& c, int64_t tile, int6
   Best best[4];
 #pragma unroll
   for (int g = 0; g < 4; ++g) best[g] = {INFINITY, INFINITY, 0};
-  float widest[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};  // up to which a screen may be above a threshold
-  for (int64_t result = 0; kJoins && result < s.results; ++result) widen(s, c, rows, s.work.thresholds[result], widest);
+  const Joins<kJoins> joins(s, c, rows);
   for_tiles_before(s, c, before, first_tile, last_tile, shared, row_index, [&](int64_t first, const float(&dots)[2][8][4]) {
     bool near = false;
     for_screens(s, c, before, first, dots, rows, [&](int g, int, int id, float screen) {
       take(best[g], screen, id);
-      near = near || (kJoins && screen <= widest[g]);
+      near = near || joins.near(g, screen);
     });
     if constexpr (kJoins) {
       if (__ballot_sync(kFullWarp, near) == 0) return;
       for (int64_t result = 0; result < s.results; ++result) {
-        const Edges edges(s, c, rows, s.work.thresholds[result]);
-        const Count surely = bits_of_own_row(s, c, before, first, dots, rows,
-                                             [&](int g, float screen) { return screen < edges.above[g]; });
-        const Count perhaps = bits_of_own_row(s, c, before, first, dots, rows,
-                                              [&](int g, float screen) { return screen <= edges.below[g]; });
+        Count surely[4] = {}, perhaps[4] = {};
+        float above[4], below[4];
+        joins.bounds(result, above, below);
+        for_screens(s, c, before, first, dots, rows, [&](int g, int number, int, float screen) {
+          if (screen < above[g]) surely[g] |= Count{1} << number;
+          else if (screen <= below[g]) perhaps[g] |= Count{1} << number;
+        });
         const int row = static_cast<int>(row_index(static_cast<int>(threadIdx.x)));
-        join_bits(s, c, result, row, static_cast<int>(first), surely, perhaps & ~surely);
+        join_bits(s, c, result, row, static_cast<int>(first), of_own_row(surely), of_own_row(perhaps));
       }
     }
   });
@@ -209,8 +199,11 @@ __device__ void score(const State& s, const Cluster& c, const Before& before, co
     const int64_t last = min(tiles_of(before.count), (slice + 1) * per_slice);
     for_tiles_before(s, c, before, min(slice * per_slice, last), last, shared, row_index,
                      [&](int64_t first, const float(&dots)[2][8][4]) {
-      const Count candidates = bits_of_own_row(s, c, before, first, dots, rows,
-                                               [&](int g, float screen) { return screen <= below[g]; });
+      Count found[4] = {};
+      for_screens(s, c, before, first, dots, rows, [&](int g, int number, int, float screen) {
+        if (screen <= below[g]) found[g] |= Count{1} << number;
+      });
+      const Count candidates = of_own_row(found);
       const auto exact = [&](int owner, int bit) {
         return similarity(s, unit_of(s, c, __shfl_sync(kFullWarp, row, owner)), unit_of(s, c, before(first + bit)));
       };

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 ARCHITECTURES = ("80", "90a", "100")
-ALLOWED = {"Alone": 32, "ShowBlock": 32}
-"""Bytes that some kernels may keep in memory: those by a block alone, across their calls of the phases; and greedy's
-on sm_80, which is five registers short."""
+ALLOWED = {"Alone": 32, "ShowBlock": 32, "SearchILb1": 32}
+"""Bytes that some kernels may keep in memory: those by a block alone, across their calls of the phases; and
+de-duplication's for greedy and components, which are up to six registers short."""
 
 
 @pytest.mark.slow
