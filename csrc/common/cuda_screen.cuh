@@ -76,7 +76,9 @@ __device__ void for_tiles(const uint16_t* rows_packed, const uint16_t* others_pa
 
   const auto fetch = [&](int64_t step) {
     if (step < steps) {
-      const int64_t tile = first_tile + step / chunks, chunk = step % chunks;
+      // 32 bits divide in a few instructions, 64 in a call. Each step reads other packed numbers: no memory has 2^32 steps.
+      const uint32_t of_tile = static_cast<uint32_t>(step) / static_cast<uint32_t>(chunks);
+      const int64_t tile = first_tile + of_tile, chunk = step - of_tile * chunks;
       if (!stay || step < chunks)
         copy_chunk<kTileRows>(rows + (stay ? chunk : step % kStages) * kRowBytes, rows_packed, padded, chunk, row_index);
       copy_chunk<kTileOthers>(others + step % kStages * kOtherBytes, others_packed, padded, chunk, [&](int row) {
