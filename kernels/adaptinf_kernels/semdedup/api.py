@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from adaptinf_kernels._arrays import as_matrix, like
 from adaptinf_kernels._dispatch import Impl
+from adaptinf_kernels.semdedup import borders as borders_of
 from adaptinf_kernels.semdedup import ops  # noqa: F401 - registers the op
 from adaptinf_kernels.semdedup.budget import Budget, kept_counts, lowest
 from torch import Tensor
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 Keep = Literal["greedy", "reference", "components"]
+Borders = Literal["ignore", "exact"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +43,7 @@ def semdedup(
     budget: Budget | Sequence[Budget] | None = None,
     keep: Keep = "greedy",
     rank: Array | Sequence[float] | None = None,
+    borders: Borders = "ignore",
     impl: Impl = "auto",
 ) -> SemDedupResult[Array]:
     """Remove rows that are near-duplicates of rows of lower rank in the same cluster.
@@ -62,6 +65,12 @@ def semdedup(
     ``keep="components"``: the first row of each connected component of the pairs with ``s > 1 - eps`` stays, and the
     others point to it, though only a chain of similar rows may lead there; ``max_similarity`` is M.
 
+    ``borders="exact"`` finds the pairs with ``s > 1 - eps`` across clusters too: what is removed, and what it
+    duplicates, is then that of one cluster of all rows, at the cost of the clusters and of the rows near their borders
+    (``borders.py``: a margin of ``sqrt(2 eps)``; with many clusters or a large eps that is most rows). A
+    ``max_similarity`` that does not exceed ``1 - eps`` is still that inside the cluster. It takes ``eps``, and
+    "reference" or "components"; with "greedy" the clusters would have to be decided one after the other.
+
     Args:
         x: [N, d], torch or NumPy, floating point; the result is of the same family.
         labels: [N] integers, the clusters; None is one cluster.
@@ -71,11 +80,12 @@ def semdedup(
             occur. An int is a count, a float a share from 0 to 1, rounded half up. Not for "components".
         keep: "greedy", "reference" or "components".
         rank: [N], lower comes first, ties by row; None is the order of the rows.
+        borders: "ignore" or "exact".
         impl: "auto", "native" or "reference".
 
     Raises:
-        ValueError: parts are not row-aligned, ``x`` has no columns or a NaN or infinity (its row is named), or a budget
-            beyond the rows.
+        ValueError: parts are not row-aligned, ``x`` has no columns or a NaN or infinity (its row is named), a budget
+            beyond the rows, or ``borders="exact"`` with a budget or with "greedy".
         TypeError: ``x`` is no floating-point matrix, ``labels`` are no integers, or a budget is no number.
         NotSupportedError: ``impl`` cannot run on these inputs.
 
@@ -89,6 +99,10 @@ def semdedup(
         raise ValueError(f"keep={keep!r}: choose from {', '.join(get_args(Keep))}")
     if (eps is None) == (budget is None):
         raise ValueError("give either eps or budget")
+    if borders not in get_args(Borders):
+        raise ValueError(f"borders={borders!r}: choose from {', '.join(get_args(Borders))}")
+    if borders == "exact" and (eps is None or keep == "greedy"):
+        raise ValueError("borders='exact' takes eps, and keep='reference' or 'components'")
     thresholds = [] if eps is None else _thresholds(eps)
     clusters, order = _labels(labels, n, device), _order(rank, n, device)
     sizes = torch.bincount(clusters)
@@ -114,10 +128,48 @@ def semdedup(
     if is_quantile and counts is not None:
         kept = lowest(similarity[0], bounds, by_cluster, counts)[None]
     before = torch.where(kept | (before < 0), -1, rows[before.clamp_min(0)] if n else before)
-    found = (kept, before, similarity.clamp(-1, 1).float())
     back = torch.empty_like(rows).scatter_(0, rows, torch.arange(n, device=device))
+    if borders == "exact" and len(sizes) > 1:
+        kept, before, similarity = _across(matrix, clusters, order, keep, thresholds, similarity[:, back], impl)
+        back = torch.arange(n, device=device)
+    found = (kept, before, similarity.clamp(-1, 1).float())
     parts = [part[:, back] if isinstance(eps, Sequence | np.ndarray) else part[0, back] for part in found]
     return SemDedupResult(*(like(x, part) for part in parts))
+
+
+def _across(
+    x: Tensor, clusters: Tensor, order: Tensor, keep: Keep, thresholds: list[float], inside: Tensor, impl: Impl
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``(kept, duplicate_of, similarity)`` by row, [E, N], with the pairs across clusters.
+
+    ``inside`` [E, N] is the similarity inside the clusters.
+    """
+    n, least = len(x), min(thresholds)
+    guests, hosts = borders_of.with_guests(x, clusters, int(clusters.max()) + 1, 1 - least)
+    position = torch.empty_like(order).scatter_(0, order, torch.arange(n, device=x.device))
+    rows, to = torch.cat([torch.arange(n, device=x.device), guests]), torch.cat([clusters, hosts])
+    places = position[rows].argsort(stable=True)
+    places = places[to[places].argsort(stable=True)]
+    rows, own = rows[places], places < n
+    bounds = torch.nn.functional.pad(torch.bincount(to).cumsum(0), (1, 0))
+    kept, before, similarity = torch.ops.adaptinf_kernels.semdedup(
+        x, rows, bounds, position[rows], keep, thresholds, None, impl
+    )
+    back = torch.empty_like(order).scatter_(0, rows[own], own.nonzero()[:, 0])
+    found = similarity[:, back]
+    similarity = torch.where(found > least, found, inside)
+    before = torch.where(before < 0, -1, rows[before.clamp_min(0)])
+    if keep == "reference":
+        kept, before = kept[:, back], before[:, back]
+    else:  # a row joins the components of all the clusters that it is looked at in
+        parents = torch.where(before < 0, rows, before)
+        alone = torch.arange(n, device=x.device)
+        first = torch.stack([borders_of.joined(alone, position[parent], position[rows]) for parent in parents])[
+            :, position
+        ]
+        before = order[first]
+        kept = before == alone
+    return kept, torch.where(kept, -1, before), similarity
 
 
 def _thresholds(eps: float | Sequence[float]) -> list[float]:
