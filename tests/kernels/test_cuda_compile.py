@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 ARCHITECTURES = ("80", "90a", "100")
-ALLOWED = {"SolveAlone": 8, "ShowBlock": 8}
-"""Bytes that two of de-duplication's kernels may keep in memory: on sm_90a they are two registers short."""
+ALLOWED = {"SolveAlone": 32, "ShowBlock": 32, "SearchILb1": 32}
+"""Bytes that kernels of de-duplication may keep in memory: by components, greedily, and of small clusters. They use all 255
+registers and are up to four short; how many depends on the names that nvcc makes from the path of the sources."""
 
 
 @pytest.mark.slow
