@@ -11,8 +11,8 @@ import pytest
 
 ARCHITECTURES = ("80", "90a", "100")
 ALLOWED = {"SolveAlone": 32, "ShowBlock": 32, "SearchILb1": 32}
-"""Bytes that kernels of de-duplication may keep in memory: by components, greedily, and of small clusters. They use all 255
-registers and are up to four short; how many depends on the names that nvcc makes from the path of the sources."""
+"""Bytes that kernels of de-duplication may keep in memory: by components, greedily, and of small clusters. They use all
+255 registers and were up to five short; how many depends on the names that nvcc makes from the path of the sources."""
 
 
 @pytest.mark.slow
