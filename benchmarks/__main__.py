@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--out", type=Path, help="result file instead of benchmarks/results/<hardware>/<day>-<commit>.json"
     )
     options = parser.parse_args(arguments)
-    command = "python -m benchmarks " + shlex.join(sys.argv[1:] if arguments is None else arguments)
+    command = _recorded(sys.argv[1:] if arguments is None else arguments)
     try:
         if options.command == "compare":
             return _compare(options.old, options.new)
@@ -51,6 +51,15 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _recorded(arguments: list[str]) -> str:
+    """The command that measures the same again; where its result was written is of that machine alone."""
+    kept = list(arguments)
+    while "--out" in kept:
+        at = kept.index("--out")
+        del kept[at : at + 2]
+    return shlex.join(["python", "-m", "benchmarks", *(one for one in kept if not one.startswith("--out="))])
 
 
 def _run(plan: Plan, out: Path | None) -> int:

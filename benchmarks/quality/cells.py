@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 
 from adaptinf import __version__
+from adaptinf.config import RunConfig
 from adaptinf.data import load_stream
 from adaptinf.store import read_json, read_table
 from adaptinf.tuning import run
 from benchmarks.quality.streams import Cell, configuration
-
-PRUNED = -1.0
-"""``near_duplicates`` where nothing was pruned."""
 
 
 def run_cell(cell: Cell, data: Path, cache: Path, scratch: Path | None = None) -> dict[str, Any]:
@@ -25,8 +23,8 @@ def run_cell(cell: Cell, data: Path, cache: Path, scratch: Path | None = None) -
     ``average_accuracy``, ``forgetting``, ``worst_task``: of the score matrix, in [0, 1]. ``final_scores`` and
     ``zero_shot`` by task in the stream's order, ``tasks`` their names; ``strict`` the mean of the final scores without
     any tolerance for form; ``final_nll`` the mean of the answers' NLL, which no form enters. ``near_duplicates``: the
-    share of what was pruned for good whose group has a sample that stayed. Seconds and operations are of all steps;
-    selecting is features, selection and pruning together.
+    share of what was pruned for good whose group has a sample that stayed, None where nothing was. Seconds and
+    operations are of all steps; selecting is features, selection and pruning together.
     """
     config = configuration(cell, data, cache)
     place = Path(tempfile.mkdtemp(dir=scratch, prefix="cell-"))
@@ -59,7 +57,7 @@ def run_cell(cell: Cell, data: Path, cache: Path, scratch: Path | None = None) -
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _near_duplicates(place: Path, config: Any) -> float:
+def _near_duplicates(place: Path, config: RunConfig) -> float | None:
     groups = {s.id: s.group for t in load_stream(config.data, seed=config.seed, quarantine=None) for s in t.train}
     kept: set[str] = set()
     dropped: set[str] = set()
@@ -70,6 +68,6 @@ def _near_duplicates(place: Path, config: Any) -> float:
         dropped |= set(ids[~stays].tolist())
         kept = set(ids[stays].tolist())
     if not dropped:
-        return PRUNED
+        return None
     with_kept = {groups[id] for id in kept if groups[id]}
     return sum(groups[id] in with_kept for id in dropped) / len(dropped)

@@ -73,7 +73,7 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[Summary]:
 
 
 def _known(rows: Any, name: str) -> list[float]:
-    return [row[name] for row in rows if row[name] is not None and not (name == "near_duplicates" and row[name] < 0)]
+    return [row[name] for row in rows if row[name] is not None]
 
 
 def _paired(runs: dict, others: dict, name: str) -> Estimate | None:

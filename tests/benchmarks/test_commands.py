@@ -54,6 +54,7 @@ def test_run_and_compare(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     report = Report.read(old)
     assert [case.case for case in report.cases] == ["signs"]
+    assert report.command == "python -m benchmarks run --quick --only signs"  # and not where it was written
     assert report.machine["threads"] == 1
     reference = report.find("signs", "reference")
     assert reference is not None

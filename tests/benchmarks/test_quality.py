@@ -33,7 +33,7 @@ def row(cell: Cell, accuracy: float = 0.5, **more: object) -> dict:
         "final_scores": [accuracy] * len(tasks),
         "zero_shot": [0.1] * len(tasks),
         "n_trained": 10,
-        "near_duplicates": -1.0,
+        "near_duplicates": None,
         "selection_seconds": 1.0,
         "training_seconds": 2.0,
         "selection_flops": 1e12,

@@ -13,7 +13,7 @@ import pytest
 import adaptinf
 from adaptinf.cli.main import COMMANDS, parse
 
-MACHINE_PATH = re.compile(r"(?<![\w.~$-])/(?:work|home|root|Users|mnt|opt|media|scratch|workspace)/[\w.-]+")
+MACHINE_PATH = re.compile(r"(?<![\w.~$-])/(?:work|home|root|tmp|Users|mnt|opt|media|scratch|workspace)/[\w.-]+")
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,7 @@ def test_no_path_of_a_machine(tracked: list[Path]) -> None:
 
 def test_the_pattern_sees_a_machine_path() -> None:
     assert MACHINE_PATH.search("root = '" + "/ho" + "me/someone/data'")
+    assert MACHINE_PATH.search("--out " + "/t" + "mp/run.json")
     assert not MACHINE_PATH.search("https://example.org/home/page and ~/work/x")
 
 

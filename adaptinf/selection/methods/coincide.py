@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
 from adaptinf.config import SelectionConfig
 from adaptinf.selection.budget import proportional
-from adaptinf.selection.methods.method import Choice, Method, clusters_of, unit_rows
-from adaptinf.selection.pool import Needs, Pool
+from adaptinf.selection.methods.method import Choice, ClusterMethod, unit_rows
+from adaptinf.selection.pool import Pool
 from adaptinf.selection.selector import register_selector
 
 _SAME = 0.9
@@ -19,7 +17,7 @@ _BLOCK = 1 << 24
 """Kernel values that are held at once."""
 
 
-class Coincide(Method):
+class Coincide(ClusterMethod):
     """Clusters by transferability over density; in each a greedy choice that keeps its distribution.
 
     k-means on the hidden means (unit rows), then for cluster c with centroid ``m_c``:
@@ -39,15 +37,9 @@ class Coincide(Method):
 
     name = "coincide"
 
-    def __init__(self, n_clusters: int | Literal["auto"] = 10) -> None:
-        self.n_clusters: int | Literal["auto"] = n_clusters
-
-    def needs(self) -> Needs:
-        return Needs(hidden=True)
-
     def choose(self, pool: Pool, budget: int, rng: np.random.Generator) -> Choice:
         unit = unit_rows(pool, "hidden").astype(np.float64)
-        found = clusters_of(unit.astype(np.float32), self.n_clusters, rng)
+        found = self.clusters_of(unit.astype(np.float32), rng)
         members = [np.flatnonzero(found.labels == c) for c in range(found.k)]
         means = [_kernel_means(unit[rows]) for rows in members]
         density = np.array([mean.mean() for mean in means])

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
 from adaptinf.config import SelectionConfig
-from adaptinf.selection.methods.method import Choice, Method, clusters_of, unit_rows
-from adaptinf.selection.pool import Needs, Pool
+from adaptinf.selection.methods.method import Choice, ClusterMethod, unit_rows
+from adaptinf.selection.pool import Pool
 from adaptinf.selection.selector import register_selector
 
 _NEAREST = 20
@@ -18,7 +16,7 @@ _BALANCE = 0.5
 """Every cluster gives at least this share of what an even split would ask of it."""
 
 
-class DensityBasedPruning(Method):
+class DensityBasedPruning(ClusterMethod):
     """Clusters by complexity, exactly; in each the samples farthest from its centroid.
 
     k-means on the hidden means (unit rows). ``d_intra`` is the mean distance ``1 - cos`` of a cluster's samples to its
@@ -32,15 +30,9 @@ class DensityBasedPruning(Method):
 
     name = "dbp"
 
-    def __init__(self, n_clusters: int | Literal["auto"] = 10) -> None:
-        self.n_clusters: int | Literal["auto"] = n_clusters
-
-    def needs(self) -> Needs:
-        return Needs(hidden=True)
-
     def choose(self, pool: Pool, budget: int, rng: np.random.Generator) -> Choice:
         unit = unit_rows(pool, "hidden")
-        found = clusters_of(unit, self.n_clusters, rng)
+        found = self.clusters_of(unit, rng)
         directions = _unit(found.centroids)
         apart = 1 - np.einsum("nd,nd->n", unit, directions[found.labels], dtype=np.float64)
         sizes = np.array(found.sizes)

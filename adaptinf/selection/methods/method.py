@@ -95,6 +95,21 @@ class Method(ABC):
         )
 
 
+class ClusterMethod(Method):
+    """A method that works on k-means clusters of the hidden means."""
+
+    def __init__(self, n_clusters: int | Literal["auto"] = 10) -> None:
+        self.n_clusters: int | Literal["auto"] = n_clusters
+
+    def needs(self) -> Needs:
+        return Needs(hidden=True)
+
+    def clusters_of(self, unit: NDArray[np.float32], rng: np.random.Generator) -> Clustering:
+        """k-means on unit rows; a pool smaller than ``n_clusters`` makes as many clusters as it has samples."""
+        wanted = self.n_clusters if self.n_clusters == "auto" else min(self.n_clusters, len(unit))
+        return cluster(unit, wanted, seed=int(rng.integers(2**31)))
+
+
 def highest(values: NDArray[np.float64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """The rows of the ``count`` largest values, largest first. Ties are drawn; NaN comes last, drawn too."""
     return ranked(values, rng)[:count]
@@ -131,12 +146,6 @@ def unit_rows(pool: Pool, part: Literal["sketch", "hidden"]) -> NDArray[np.float
         raise DataError(f"has no {part}", item="pool", remedy=f"extract features with {part}s")
     _check(pool.ids, ~np.isfinite(rows).all(axis=1), part)
     return normalise(rows)[0]
-
-
-def clusters_of(unit: NDArray[np.float32], k: int | Literal["auto"], rng: np.random.Generator) -> Clustering:
-    """k-means on unit rows; a pool smaller than ``k`` makes as many clusters as it has samples."""
-    wanted = k if k == "auto" else min(k, len(unit))
-    return cluster(unit, wanted, seed=int(rng.integers(2**31)))
 
 
 def _check(ids: Sequence[str], bad: ArrayLike, what: str) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 
 from adaptinf.config import SelectionConfig
-from adaptinf.selection.methods.method import Choice, Method, clusters_of, unit_rows
-from adaptinf.selection.pool import Needs, Pool
+from adaptinf.selection.methods.method import Choice, ClusterMethod, unit_rows
+from adaptinf.selection.pool import Pool
 from adaptinf.selection.selector import register_selector
 
 
-class SemanticDedup(Method):
+class SemanticDedup(ClusterMethod):
     """k-means on the hidden means; in every cluster ``M_j = max_{i before j} cos(x_i, x_j)``; the ``budget`` samples of
     the lowest M over the whole pool stay.
 
@@ -24,17 +22,11 @@ class SemanticDedup(Method):
 
     name = "semdedup"
 
-    def __init__(self, n_clusters: int | Literal["auto"] = 10) -> None:
-        self.n_clusters: int | Literal["auto"] = n_clusters
-
-    def needs(self) -> Needs:
-        return Needs(hidden=True)
-
     def choose(self, pool: Pool, budget: int, rng: np.random.Generator) -> Choice:
         from adaptinf_kernels import semdedup
 
         unit = unit_rows(pool, "hidden")
-        found = clusters_of(unit, self.n_clusters, rng)
+        found = self.clusters_of(unit, rng)
         apart = 1 - np.einsum("nd,nd->n", unit, found.centroids[found.labels], dtype=np.float64)
         rank = np.empty(len(unit), np.int64)
         rank[np.lexsort((np.arange(len(unit)), -np.round(apart, 6)))] = np.arange(len(unit))
