@@ -9,10 +9,17 @@ report  the tables of docs/quality.md and the page, from the rows
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import multiprocessing
+import os
 import random
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+
+import torch
 
 from adaptinf.config import RunConfig
 from benchmarks.quality.cells import run_cell
@@ -38,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     grid = commands.add_parser("run", help="run what a grid lacks, within a given time")
     grid.add_argument("--grid", choices=list(GRIDS), default="main")
     grid.add_argument("--hours", type=float, default=3.0)
+    grid.add_argument("--workers", type=int, default=os.cpu_count(), help="cells at a time, each on one thread")
     again = commands.add_parser("again", help="run a sample of the finished cells anew and compare")
     again.add_argument("--cells", type=int, default=3)
     for command in (one, grid, again):
@@ -49,15 +57,22 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command == "report":
         return _report(options.rows, options.document, options.page)
     data, cache = options.data.resolve(), RunConfig().cache_dir.resolve()
+    if options.command == "run":
+        return _run(options.rows, GRIDS[options.grid](), data, cache, options.hours, options.workers)
+    torch.set_num_threads(1)
     if options.command == "cell":
         cell = Cell(options.stream, options.order, options.seed, options.strategy, options.budget)
         sys.stdout.write(json.dumps(run_cell(cell, data, cache), indent=1) + "\n")
         return 0
-    if options.command == "again":
-        return _again(options.rows, options.cells, data, cache)
-    ran, left = run_grid(
-        GRIDS[options.grid](), options.rows, lambda cell: run_cell(cell, data, cache), seconds=3600 * options.hours
-    )
+    return _again(options.rows, options.cells, data, cache)
+
+
+def _run(rows: Path, cells: Iterator[Cell], data: Path, cache: Path, hours: float, workers: int) -> int:
+    """One thread a cell: its numbers depend neither on the machine's cores nor on what runs beside it."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
+        run = functools.partial(run_cell, data=data, cache=cache)
+        ran, left = run_grid(cells, rows, run, seconds=3600 * hours, pool=pool, workers=workers)
     sys.stdout.write(json.dumps({"ran": ran, "left": left}) + "\n")
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -107,23 +108,39 @@ def run_grid(
     run: Callable[[Cell], dict[str, Any]],
     *,
     seconds: float,
+    pool: Executor,
+    workers: int = 1,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[int, int]:
-    """Run the cells that ``file`` lacks, one after another, each written as it ends; returns how many ran and are left.
+    """Run the cells that ``file`` lacks, ``workers`` at a time in ``pool``, each written as it ends; returns how many
+    ran and are left.
 
-    None is begun that would, as long as the longest so far, end after ``seconds``. A cell is never run twice.
+    None is begun that would, as long as the longest so far, end after ``seconds``. A cell is never run twice. Where one
+    fails, those that run beside it are finished and written before its error is raised.
     """
-    begun, longest, ran = clock(), 0.0, 0
+    begun, longest = clock(), 0.0
     rows = read(file)
     done = {cell_of(row) for row in rows}
     waiting = [cell for cell in dict.fromkeys(cells) if cell not in done]
-    for cell in waiting:
-        started = clock()
-        if started - begun + longest > seconds:
+    running: dict[Future[dict[str, Any]], float] = {}
+    ran, failure = 0, None
+    while True:
+        while len(running) < workers and ran + len(running) < len(waiting) and failure is None:
+            if clock() - begun + longest > seconds:
+                break
+            running[pool.submit(run, waiting[ran + len(running)])] = clock()
+        if not running:
             break
-        rows.append(run(cell))
-        write(file, rows)
-        longest, ran = max(longest, clock() - started), ran + 1
+        for ended in wait(running, return_when=FIRST_COMPLETED).done:
+            longest = max(longest, clock() - running.pop(ended))
+            if ended.exception() is not None:
+                failure = failure or ended.exception()
+                continue
+            rows.append(ended.result())
+            write(file, rows)
+            ran += 1
+    if failure is not None:
+        raise failure
     return ran, len(waiting) - ran
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -85,26 +87,47 @@ def test_no_cell_runs_twice_and_time_is_kept(tmp_path: Path) -> None:
         now[0] += 100
         return row(cell)
 
+    def go(cells: list[Cell], seconds: float) -> tuple[int, int]:
+        with ThreadPoolExecutor(1) as pool:
+            return run_grid(iter(cells), file, run, seconds=seconds, pool=pool, clock=lambda: now[0])
+
     wanted = cells("paper", 0.25)
     # 100 seconds each: after two, a third could end at 300 > 290.
-    assert run_grid(iter(wanted), file, run, seconds=290, clock=lambda: now[0]) == (2, 3)
+    assert go(wanted, 290) == (2, 3)
     assert [cell_of(one) for one in read(file)] == sorted(wanted[:2])
-    assert run_grid(iter([*wanted, *wanted]), file, run, seconds=1e9, clock=lambda: now[0]) == (3, 0)
+    assert go([*wanted, *wanted], 1e9) == (3, 0)
     assert ran == wanted
-    assert run_grid(iter(wanted), file, run, seconds=1e9) == (0, 0)
+    assert go(wanted, 1e9) == (0, 0)
+
+
+def test_cells_run_side_by_side(tmp_path: Path) -> None:
+    file, together = tmp_path / "rows.parquet", threading.Barrier(2, timeout=30)
+
+    def run(cell: Cell) -> dict:
+        together.wait()  # never passed by one alone
+        return row(cell)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert run_grid(iter(cells("paper", 0.25, range(4))), file, run, seconds=1e9, pool=pool, workers=2) == (4, 0)
+    assert [one["seed"] for one in read(file)] == [0, 3, 1, 2]  # by order, then seed
 
 
 def test_a_cell_that_fails_loses_nothing(tmp_path: Path) -> None:
-    file = tmp_path / "rows.parquet"
+    file, begun, failed = tmp_path / "rows.parquet", threading.Event(), threading.Event()
 
     def run(cell: Cell) -> dict:
-        if cell.seed == 2:
+        if cell.seed == 1:
+            begun.wait(30)
+            failed.set()
             raise RuntimeError("killed")
+        if cell.seed == 2:
+            begun.set()
+            failed.wait(30)  # still running when the other fails
         return row(cell)
 
-    with pytest.raises(RuntimeError, match="killed"):
-        run_grid(iter(cells("paper", 0.25)), file, run, seconds=1e9)
-    assert [one["seed"] for one in read(file)] == [0, 1]
+    with ThreadPoolExecutor(2) as pool, pytest.raises(RuntimeError, match="killed"):
+        run_grid(iter(cells("paper", 0.25)), file, run, seconds=1e9, pool=pool, workers=2)
+    assert sorted(one["seed"] for one in read(file)) == [0, 2]  # and none was begun after the failure
 
 
 def test_relative_gain_is_against_joint_training_of_the_same_seed_and_order(tmp_path: Path) -> None:
