@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
+
+from adaptinf_kernels import Preconditioner
 
 from adaptinf.capture.extract import SCORES, extract
 from adaptinf.capture.features import Features
@@ -20,6 +22,7 @@ def extract_as(
     columns: Iterable[str],
     sketch: bool,
     hidden: bool,
+    preconditioners: Mapping[str, Preconditioner] | None = None,
     on_error: Literal["raise", "drop"],
     description: str,
 ) -> Features:
@@ -34,6 +37,7 @@ def extract_as(
         sketch=config.make_sketch() if sketch else None,
         layers=config.layers,
         parameters=config.parameters,
+        preconditioners=preconditioners,
         scores=[name for name in columns if name in SCORES],
         hidden=config.hidden_layer if hidden else None,
         image_grounding=config.image_grounding,

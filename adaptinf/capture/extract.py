@@ -7,11 +7,12 @@ target's per-sample gradient. Samples with pictures run a second, forward-only p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from adaptinf_kernels import Sketch
+from adaptinf_kernels import Preconditioner, Sketch
 from transformers import PreTrainedModel
 
 from adaptinf.capture.batching import Batching, windows
@@ -41,6 +42,7 @@ def extract(
     parameters: Parameters = "lora",
     targets: Targets | None = None,
     per_parameter: bool = False,
+    preconditioners: Mapping[str, Preconditioner] | None = None,
     scores: Sequence[str] = ("nll", "entropy", "el2n", "nll_without_image"),
     hidden: int | Literal["last"] | None = "last",
     image_grounding: Literal["remove", "zero"] = "remove",
@@ -57,7 +59,9 @@ def extract(
     its answer tokens T, with dropout off; they do not depend on the batch beyond rounding. ``sketch`` [N, k] is
     ``S vec(g)`` with g the gradient over ``parameters`` of ``layers`` (:func:`find_targets`), or over ``targets``
     (:data:`Targets`) if given; None runs no backward. With ``per_parameter`` it is [N, P k]: ``k`` numbers for each of
-    the P parameters, in the order of ``identity["targets"]``, instead of their sum. ``hidden`` [N, d] is the mean over
+    the P parameters, in the order of ``identity["targets"]``, instead of their sum. With ``preconditioners``, by the
+    names of parameters (every target needs one, others are not used), ``direction`` comes beside it: the same sketch of
+    the preconditioned gradients, as LESS compares the one with the other. ``hidden`` [N, d] is the mean over
     all tokens of the head's input (``last``) or of a decoder layer's output. Score formulas: docs/architecture.md.
 
     ``model`` is a :class:`LanguageModel`, or a transformers model with its ``processor`` (or tokenizer).
@@ -88,18 +92,28 @@ def extract(
     chosen = {}
     if sketch is not None or "grad_norm" in scores:
         chosen = select(lm.model, targets) if targets is not None else find_targets(lm, layers, parameters)
+    if preconditioners:
+        lacking = sorted(chosen.keys() - preconditioners.keys())
+        if sketch is None or lacking:
+            raise ConfigError(
+                "has no preconditioner" if lacking else "preconditions what is not sketched",
+                item=lacking[0] if lacking else "preconditioners",
+                remedy="give one for every target and a sketch, or none",
+            )
+        preconditioners = {name: preconditioners[name] for name in chosen}
     without_image = "nll_without_image" in scores
     identity = {
         "model": lm.identity(),
         "sketch": sketch.identity if sketch is not None else None,
         "targets": list(chosen) if per_parameter else sorted(chosen),
         "per_parameter": per_parameter,
+        "preconditioners": _digest(preconditioners) if preconditioners else None,
         "hidden": hidden,
         "loss": loss,
         "image_grounding": image_grounding if without_image else None,
     }
     wanted = tuple({*scores, "nll"}) if without_image else tuple(scores)
-    run = Forward(lm, chosen, sketch, wanted, hidden, loss, packed, per_parameter)
+    run = Forward(lm, chosen, sketch, wanted, hidden, loss, packed, per_parameter, preconditioners)
     blind = Forward(lm, {}, None, ("nll",), None, "sum", packed)
     batching = Batching(batch_tokens, lm.device)
     by_id = {sample.id: sample for sample in dataset}
@@ -128,16 +142,27 @@ def extract(
             f"all {len(ids)} samples gave non-finite numbers", remedy="check the model's weights and dtype"
         )
     stacked = {name: values[keep] for name, values in rows.items()}
+    matrices = {name: stacked.pop(name, None) for name in ("sketch", "hidden", "direction")}
     return Features(
         ids=[ids[i] for i in keep],
-        sketch=stacked.pop("sketch", None),
-        hidden=stacked.pop("hidden", None),
         scores=stacked,
         identity=identity,
         dropped=[*dropped, *((id, "non-finite features") for id in lost)],
         zeroed=zeroed,
         flops=run.flops + blind.flops,
+        **matrices,
     )
+
+
+def _digest(preconditioners: Mapping[str, Preconditioner]) -> str:
+    digest = hashlib.sha256()
+    for name, one in sorted(preconditioners.items()):
+        form, *moments, numbers = one.arguments
+        digest.update(f"{name}{form}{numbers}".encode())
+        for moment in moments:
+            if moment is not None:
+                digest.update(moment.detach().double().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _usable(

@@ -17,7 +17,8 @@ from adaptinf.store import read_json, read_table, read_tensors, write_json, writ
 class Features:
     """Row ``i`` of every array belongs to ``ids[i]``.
 
-    ``sketch`` float32 [N, k]; ``hidden`` float32 [N, d]; ``scores`` raw columns, float64 [N] each (their formulas are
+    ``sketch`` float32 [N, k]; ``direction`` float32 [N, k], the same sketch of the preconditioned gradients;
+    ``hidden`` float32 [N, d]; ``scores`` raw columns, float64 [N] each (their formulas are
     in docs/architecture.md). ``identity`` names what produced the numbers; features of unlike identity never mix.
     ``dropped`` lists the samples left out, as (id, reason); ``zeroed`` the samples whose non-finite numbers were set to
     0; ``flops`` is what the passes cost by the counting model.
@@ -31,15 +32,15 @@ class Features:
     dropped: list[tuple[str, str]] = field(default_factory=list)
     zeroed: list[str] = field(default_factory=list)
     flops: float = 0.0
+    direction: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def save(self, directory: Path) -> None:
         """``features.safetensors``, ``scores.parquet``, ``dropped.parquet`` and ``identity.json``."""
-        tensors = {
-            name: array for name, array in (("sketch", self.sketch), ("hidden", self.hidden)) if array is not None
-        }
+        matrices = {"sketch": self.sketch, "direction": self.direction, "hidden": self.hidden}
+        tensors = {name: matrix for name, matrix in matrices.items() if matrix is not None}
         write_tensors(directory / "features.safetensors", tensors)
         write_table(directory / "scores.parquet", self.table())
         ids, reasons = [list(column) for column in zip(*self.dropped, strict=True)] if self.dropped else ([], [])
@@ -64,6 +65,7 @@ class Features:
             dropped=[(row["id"], row["reason"]) for row in dropped],
             zeroed=about["zeroed"],
             flops=about["flops"],
+            direction=tensors.get("direction"),
         )
 
     def table(self) -> pa.Table:
@@ -89,4 +91,5 @@ class Features:
             dropped=self.dropped + other.dropped,
             zeroed=self.zeroed + other.zeroed,
             flops=self.flops + other.flops,
+            direction=join(self.direction, other.direction),
         )

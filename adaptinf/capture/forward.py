@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from adaptinf_kernels import Sketch, TokenScores, token_scores
+from adaptinf_kernels import Preconditioner, Sketch, TokenScores, token_scores
 from adaptinf_kernels.token_scores.samples import segment_sum
 from torch import Tensor, nn
 
@@ -38,9 +38,11 @@ class Forward:
     loss: str
     packed: bool
     per_parameter: bool = False
+    preconditioners: Mapping[str, Preconditioner] | None = None
     lengths: list[int] = field(default_factory=list)
     pixels: int = 0
     captured: Capture | None = None
+    directed: Capture | None = None
     layer_output: Tensor | None = None
 
     @contextmanager
@@ -52,6 +54,13 @@ class Forward:
                 self.captured = stack.enter_context(
                     capture(
                         self.lm.model, targets=self.targets, sketch=self.sketch, scores=norms,
+                        per_parameter=self.per_parameter,
+                    )
+                )  # fmt: skip
+            if self.preconditioners and self.sketch is not None:
+                self.directed = stack.enter_context(
+                    capture(
+                        self.lm.model, targets=self.targets, sketch=self.sketch, preconditioners=self.preconditioners,
                         per_parameter=self.per_parameter,
                     )
                 )  # fmt: skip
@@ -70,8 +79,8 @@ class Forward:
         inputs = lm.encoder.collate(batch, padding_side="right", packed=self.packed)
         inputs = {name: value.to(device) for name, value in inputs.items() if name != "labels"}
         head, backward = self._head, self.captured is not None
-        if self.captured is not None:
-            self.captured.begin(where.segments)
+        for captured in self._captures:
+            captured.begin(where.segments)
         with torch.set_grad_enabled(backward):
             states = (lm.hidden_states(inputs) if head is not None else lm.logits(inputs)).flatten(0, 1)
             answers = states.index_select(0, where.predictors)
@@ -95,6 +104,10 @@ class Forward:
     def _head(self) -> nn.Linear | None:
         head = self.lm.head
         return None if head is None or any(p is head.weight for p in self.targets.values()) else head
+
+    @property
+    def _captures(self) -> list[Capture]:
+        return [captured for captured in (self.captured, self.directed) if captured is not None]
 
     def _keep_layer_output(self, module: nn.Module, args: tuple, output: Any) -> None:
         self.layer_output = (output[0] if isinstance(output, tuple) else output).detach()
@@ -129,11 +142,11 @@ class Forward:
             total = segment_sum(states.index_select(0, where.tokens), where.cu_seqlens)
             columns["hidden"] = (total / where.lengths.double()[:, None]).float()
             self.layer_output = None
-        if self.captured is not None:
-            found = self.captured.result()
+        for name, captured in zip(("sketch", "direction"), self._captures, strict=False):
+            found = captured.result()
             columns.update(found.scores)
             if found.sketch is not None:
-                columns["sketch"] = found.sketch.flatten(1)
+                columns[name] = found.sketch.flatten(1)
         out = {name: column.cpu().numpy() for name, column in columns.items()}
         out["n_images"] = np.array([float(encoded.n_images) for encoded in batch])
         return out

@@ -30,7 +30,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from adaptinf.tuning import make_strategy
 
     needs = make_strategy(config).selector.needs()
-    if not needs.scores:
+    if not needs:
         raise ConfigError(f"{config.strategy!r} reads no features", item="strategy", remedy="choose paper")
     arguments.out.mkdir(parents=True, exist_ok=True)
     stream, lm = _load(config, arguments.out / "quarantine.jsonl", arguments.adapter)

@@ -56,6 +56,7 @@ def make_pool(features: Features, tasks: Sequence[str]) -> Pool:
         scores=features.scores,
         sketch=features.sketch,
         hidden=features.hidden,
+        direction=features.direction,
     )
 
 

@@ -22,6 +22,11 @@ class Needs:
     sketch: bool = False
     hidden: bool = False
     scores: tuple[str, ...] = ()
+    direction: bool = False
+
+    def __bool__(self) -> bool:
+        """Whether a pass over the model is needed at all."""
+        return self.sketch or self.hidden or self.direction or bool(self.scores)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +40,8 @@ class Pool:
         scores: raw score columns, float64 [N] each (see the capture contract).
         sketch: gradient sketches, float32 [N, k], or None.
         hidden: mean hidden states, float32 [N, d], or None.
+        direction: sketches, by the same matrix, of what the optimiser would make of each gradient, float32 [N, k]; None
+            also where none has stepped yet.
 
     Raises:
         DataError: a part is not row-aligned.
@@ -47,11 +54,12 @@ class Pool:
     scores: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     sketch: NDArray[np.floating] | None = None
     hidden: NDArray[np.floating] | None = None
+    direction: NDArray[np.floating] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.ids)
         parts: dict[str, Any] = {"tasks": self.tasks, "is_new": self.is_new, **self.scores}
-        matrices = {"sketch": self.sketch, "hidden": self.hidden}
+        matrices = {"sketch": self.sketch, "hidden": self.hidden, "direction": self.direction}
         parts |= {name: matrix for name, matrix in matrices.items() if matrix is not None}
         for name, part in parts.items():
             if len(part) != n:
@@ -73,6 +81,7 @@ class Pool:
             scores={name: column[rows] for name, column in self.scores.items()},
             sketch=None if self.sketch is None else self.sketch[rows],
             hidden=None if self.hidden is None else self.hidden[rows],
+            direction=None if self.direction is None else self.direction[rows],
         )
 
     @classmethod

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import torch
+from adaptinf_kernels import Preconditioner
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -19,12 +20,14 @@ from adaptinf.data import Sample
 from adaptinf.errors import EmptyTaskError, NonFiniteError
 from adaptinf.models import Encoded, Encoder, LanguageModel
 from adaptinf.progress import progress
+from adaptinf.tuning.moments import moments_of
 
 
 @dataclass(frozen=True)
 class FitResult:
     """``history``: one row an optimiser step (``step, loss, learning_rate, grad_norm``); ``flops`` by the counting
-    model; ``dropped``: samples left out, as (id, reason); ``skipped``: ids whose step was skipped as non-finite."""
+    model; ``dropped``: samples left out, as (id, reason); ``skipped``: ids whose step was skipped as non-finite;
+    ``moments``: Adam's state at the end, by parameter."""
 
     history: pa.Table
     steps: int
@@ -32,6 +35,7 @@ class FitResult:
     flops: float
     dropped: list[tuple[str, str]]
     skipped: list[str]
+    moments: dict[str, Preconditioner]
 
 
 def fit(
@@ -65,6 +69,8 @@ def fit(
         trainer.watch, trainer.count_flops = watch, flops
         with _training(lm.model, checkpointing=config.gradient_checkpointing):
             trainer.train()
+        assert isinstance(trainer.optimizer, torch.optim.Optimizer)  # made by train()
+        moments = moments_of(trainer.optimizer, lm.model)
     log = [row for row in trainer.state.log_history if "loss" in row]
     history = pa.table(
         {
@@ -74,7 +80,7 @@ def fit(
             "grad_norm": pa.array([row["grad_norm"] for row in log], pa.float64()),
         }
     )
-    return FitResult(history, trainer.state.global_step, len(usable), flops.total, dropped, watch.skipped)
+    return FitResult(history, trainer.state.global_step, len(usable), flops.total, dropped, watch.skipped, moments)
 
 
 @contextmanager

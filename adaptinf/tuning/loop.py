@@ -37,6 +37,7 @@ from adaptinf.store.io import json_bytes
 from adaptinf.tuning.decisions import cluster_map, decisions_table, gallery_table, pool_table, read_selection
 from adaptinf.tuning.fit import fit
 from adaptinf.tuning.lineage import Lineage
+from adaptinf.tuning.moments import load_moments, save_moments
 from adaptinf.tuning.outcome import outcome
 from adaptinf.tuning.seeds import stage_seed
 from adaptinf.tuning.strategy import make_strategy
@@ -132,14 +133,16 @@ class Loop:
         return [id for id, kept in zip(table["id"].to_pylist(), table["kept"].to_pylist(), strict=True) if kept]
 
     def _extract(self, to: Path, step: Step) -> tuple[float, int]:
-        needs = self.strategy.selector.needs()
+        needs, before = self.strategy.selector.needs(), self._trained_before(step)
+        lm = self.lineage.after(before)
         found = extract_as(
             self.config.features,
-            self.lineage.after(self._trained_before(step)),
+            lm,
             [self.samples[id] for id in step.pool],
             columns=needs.scores,
             sketch=needs.sketch,
             hidden=needs.hidden or self.strategy.pool_budget is not None,
+            preconditioners=load_moments(self.adapters[before].parent, lm.device) if needs.direction and before else {},
             on_error=self.config.model.on_long,
             description=f"step {step.number}: features",
         )
@@ -169,6 +172,8 @@ class Loop:
             lm, [self.samples[id] for id in chosen], self.config.training, seed=seed, on_long=self.config.model.on_long
         )
         save_adapter(lm, to / "adapter")
+        if self.strategy.selector.needs().direction:
+            save_moments(result.moments, to)
         write_table(to / "history.parquet", result.history)
         counters = {"steps": result.steps, "dropped": dict(result.dropped), "skipped": result.skipped}
         write_json(to / "counters.json", counters)
@@ -222,11 +227,11 @@ class Loop:
             scores=features.scores if features is not None else {},
             sketch=features.sketch if features is not None else None,
             hidden=features.hidden if features is not None else None,
+            direction=features.direction if features is not None else None,
         )
 
     def _needs_features(self) -> bool:
-        needs = self.strategy.selector.needs()
-        return needs.sketch or needs.hidden or bool(needs.scores) or self.strategy.pool_budget is not None
+        return bool(self.strategy.selector.needs()) or self.strategy.pool_budget is not None
 
     def _trained_before(self, step: Step) -> int:
         return max((number for number in self.adapters if number < step.number), default=0)

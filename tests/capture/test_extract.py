@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from adaptinf_kernels import Sketch, project
+from adaptinf_kernels import Preconditioner, Sketch, project
 
 from adaptinf.capture import Features, extract, find_targets, layer_indices
 from adaptinf.config import LoraConfig
@@ -111,6 +111,61 @@ def test_equals_the_microbatch_of_one(
         )  # fmt: skip
         assert found.ids == [samples[i].id for i in order]
         compare(found, [exact[i] for i in order], [rough[i] for i in order])
+
+
+def test_directions_are_those_of_each_sample_alone(make_lm: MakeLm, samples: list[Sample]) -> None:
+    """LESS's formula on every sample's own gradient, in float64, by the same sketch as the gradients."""
+    lm = with_adapter(make_lm("llava", torch.float64))
+    targets = find_targets(lm, "middle", "lora")
+    rng = torch.Generator().manual_seed(5)
+    moments = {
+        name: (torch.randn(p.shape, generator=rng) * 1e-3, torch.rand(p.shape, generator=rng) * 1e-4)
+        for name, p in lm.model.named_parameters()
+        if "lora" in name  # those of other layers are not used
+    }
+    assert len(moments) > len(targets)
+    given = {name: Preconditioner.less(m, v) for name, (m, v) in moments.items()}
+    found = extract(with_adapter(make_lm("llava")), samples, sketch=SKETCH, preconditioners=given, batch_tokens=150)
+    plain = extract(with_adapter(make_lm("llava")), samples, sketch=SKETCH, batch_tokens=150)
+    assert found.direction is not None and plain.direction is None
+    assert np.array_equal(found.sketch, plain.sketch)
+    for row, sample in zip(found.direction, samples, strict=True):
+        expected = torch.zeros(SKETCH.k, dtype=torch.float64)
+        for name, g in gradients_alone(lm, sample, list(targets)).items():
+            m, v = (moment.double() for moment in moments[name])
+            u = (0.9 * m + 0.1 * g) / (0.999 * v + 0.001 * g.square() + 1e-8).sqrt()
+            expected += dense_sketch(name, g.shape) @ u.flatten()
+        assert np.abs(row - expected.numpy()).max() <= 2e-5 * expected.norm()
+        assert np.abs(row).max() > 1e-3
+    lacking = dict(given)
+    del lacking[max(targets)]
+    with pytest.raises(ConfigError, match="has no preconditioner"):
+        extract(with_adapter(make_lm("llava")), samples, sketch=SKETCH, preconditioners=lacking)
+    with pytest.raises(ConfigError, match="not sketched"):
+        extract(with_adapter(make_lm("llava")), samples, preconditioners=given)
+    other = extract(
+        with_adapter(make_lm("llava")), samples, sketch=SKETCH,
+        preconditioners=given | {max(targets): Preconditioner.less(*moments[max(targets)], beta1=0.8)},
+    )  # fmt: skip
+    with pytest.raises(IdentityError, match="preconditioners"):
+        found.concat(other)
+
+
+def gradients_alone(lm: LanguageModel, sample: Sample, names: list[str]) -> dict[str, torch.Tensor]:
+    """Of one sample's mean NLL over its answer, by autograd."""
+    inputs = lm.encoder.collate([lm.encoder.encode(sample)], padding_side="right")
+    labels = inputs.pop("labels")
+    parameters = {name: parameter.requires_grad_(True) for name, parameter in lm.model.named_parameters()}
+    logits = lm.model(**inputs).logits[0, :-1]
+    loss = torch.nn.functional.cross_entropy(logits, labels[0, 1:], ignore_index=-100)
+    found = torch.autograd.grad(loss, [parameters[name] for name in names])
+    return dict(zip(names, found, strict=True))
+
+
+def dense_sketch(name: str, shape: torch.Size) -> torch.Tensor:
+    """The sketch's matrix, float64 [k, numel], column by column."""
+    unit = torch.eye(shape.numel()).view(-1, *shape)
+    return project(unit, SKETCH, name=name).double().T
 
 
 @pytest.mark.parametrize("layers", ["first", "last", "all", [0, -1]])

@@ -402,6 +402,19 @@ def test_less_is_the_largest_mean_cosine_to_a_tasks_targets() -> None:
     assert set(np.flatnonzero(made.selected)) == set(np.argsort(-expected)[:20])
 
 
+def test_less_takes_the_optimisers_direction_for_the_candidates_alone() -> None:
+    """Targets along x and y; a gradient along x that Adam turns to y is as good as the best of y."""
+    rows = np.zeros((4, 2), np.float32)
+    rows[:, 0] = 1
+    direction = np.array([[1, 0], [0, 2], [1, 1], [-1, 0]], np.float32)
+    pool = Pool(["a", "b", "c", "d"], ["t"] * 4, np.ones(4, bool), {}, rows, direction=direction)
+    made = make_selector("less").select(pool, 2, 0)
+    assert made.score == pytest.approx([1, 0, np.sqrt(0.5), -1])
+    assert made.selected.tolist() == [True, False, True, False]
+    before = Pool(pool.ids, pool.tasks, pool.is_new, {}, rows)
+    assert make_selector("less").select(before, 2, 0).score == pytest.approx(np.ones(4))
+
+
 @given(
     st.lists(st.tuples(st.floats(0, 1e6), st.integers(0, 30)), min_size=1, max_size=8),
     st.floats(0, 1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from adaptinf.errors import EmptyTaskError, NonFiniteError
 from adaptinf.models import Encoded, LanguageModel, add_lora, load_model, trainable_parameters
 from adaptinf.models.kept import KeptEncodings
 from adaptinf.tuning import fit
+from adaptinf.tuning.moments import load_moments, save_moments
 
 CONFIG = TrainConfig(steps=6, batch_size=4, learning_rate=5e-3)
 
@@ -58,6 +60,24 @@ def test_learns_and_repeats_bit_for_bit(prepared: tuple[LanguageModel, list[Samp
     restart(lm, start)
     fit(lm, samples, CONFIG, seed=4)
     assert not torch.equal(one, weights(lm))
+
+
+def test_moments_are_adams_and_come_back_from_disk(
+    prepared: tuple[LanguageModel, list[Sample]], tmp_path: Path
+) -> None:
+    lm, samples = prepared
+    result = fit(lm, samples, TrainConfig(steps=1, batch_size=4, learning_rate=5e-3, max_grad_norm=0), seed=3)
+    moments = result.moments
+    assert list(moments) == [name for name, _ in trainable_parameters(lm)]
+    squares = torch.cat([one.second.flatten() for one in moments.values()]).double()
+    firsts = torch.cat([one.first.flatten() for one in moments.values() if one.first is not None]).double()
+    gradient = firsts / 0.1  # after one step m = (1 - b1) g and v = (1 - b2) g^2
+    assert gradient.norm() > 1e-3
+    assert torch.allclose(squares, 0.001 * gradient.square(), rtol=1e-5, atol=0)
+    assert gradient.norm().item() == pytest.approx(result.history["grad_norm"][0].as_py(), rel=1e-4)
+    save_moments(moments, tmp_path)
+    for name, one in load_moments(tmp_path, torch.device("cpu")).items():
+        assert torch.equal(one.second, moments[name].second) and one.arguments[3] == moments[name].arguments[3]
 
 
 def test_gradient_checkpointing_changes_memory_not_results(prepared: tuple[LanguageModel, list[Sample]]) -> None:

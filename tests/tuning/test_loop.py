@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from adaptinf.capture import Features
 from adaptinf.config import RunConfig
 from adaptinf.errors import BudgetError, ConfigError, IdentityError
 from adaptinf.store import read_json, read_table, verify
 from adaptinf.tuning import STRATEGIES, run
+from adaptinf.tuning.moments import load_moments
 
 COLUMNS = [
     "id",
@@ -75,6 +78,17 @@ def test_a_run_is_complete_and_its_budgets_are_exact(
         assert metrics[key]["training"] > 0 and metrics[key]["total"] >= metrics[key]["training"]
     assert metrics["flops"]["features"] > 0 if pruned else metrics["flops"]["features"] == 0
     assert metrics["versions"]["torch"] and metrics["seed"] == 0
+
+
+def test_less_takes_adams_state_from_the_step_before(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    out = run(tiny_config(strategy="less"), tmp_path / "run")
+    for number, step in enumerate(sorted((out / "steps").glob("*_*"))[1:]):
+        features = Features.load(step / "features")
+        assert (features.direction is None) == (number == 0)
+        assert (features.identity["preconditioners"] is None) == (number == 0)
+        assert load_moments(step / "training", torch.device("cpu"))
+    plain = run(tiny_config(strategy="random_replay"), tmp_path / "plain")
+    assert not list(plain.glob("steps/*/training/moments*"))
 
 
 def test_another_configuration_in_the_same_directory_is_an_error(

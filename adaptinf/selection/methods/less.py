@@ -11,14 +11,15 @@ from adaptinf.selection.selector import register_selector
 
 
 class Less(Method):
-    """The largest influence ``max_t mean_{v in V_t} <z_i, z_v>`` over the tasks t, z the sketches as unit rows.
+    """The largest influence ``max_t mean_{v in V_t} <u_i, z_v>`` over the tasks t; z the sketches of the gradients, u
+    those of the directions that Adam would take from them (the sketches themselves before the first training), both as
+    unit rows.
 
     The targets ``V_t`` are ``targets`` samples of each task of the pool, drawn by seed: the data to do well on are
     those that the model has met. They may be chosen themselves, and do not count as their own target.
 
     Left open by the use in a stream: LESS warms up on 5 % of the data and sums over its checkpoints, weighted by their
-    learning rates; here there is one, the model as the last step left it. Gradients are as the features have them; LESS
-    takes Adam's direction for the candidates, SGD's for the targets.
+    learning rates; here there is one, the model and Adam's moments as the last step left them.
 
     Source: Xia et al. 2024 (ICML), section 3; princeton-nlp/LESS, ``less/data_selection/matching.py``.
     """
@@ -29,17 +30,18 @@ class Less(Method):
         self.targets = targets
 
     def needs(self) -> Needs:
-        return Needs(sketch=True)
+        return Needs(sketch=True, direction=True)
 
     def choose(self, pool: Pool, budget: int, rng: np.random.Generator) -> Choice:
         unit = unit_rows(pool, "sketch").astype(np.float64)
+        moves = unit if pool.direction is None else unit_rows(pool, "direction").astype(np.float64)
         tasks = np.array(pool.tasks)
         influence = np.full(len(pool), -np.inf)
         for task in np.unique(tasks):
             rows = rng.permutation(np.flatnonzero(tasks == task))[: self.targets]
-            to_all = unit @ unit[rows].sum(axis=0)
+            to_all = moves @ unit[rows].sum(axis=0)
             count = np.full(len(pool), len(rows))
-            to_all[rows] -= np.einsum("nk,nk->n", unit[rows], unit[rows])
+            to_all[rows] -= np.einsum("nk,nk->n", moves[rows], unit[rows])
             count[rows] -= 1
             influence = np.maximum(influence, np.where(count > 0, to_all / np.maximum(count, 1), -np.inf))
         influence = np.where(np.isfinite(influence), influence, np.nan)  # the only sample of the only task

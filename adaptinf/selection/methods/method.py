@@ -134,14 +134,14 @@ def score_of(pool: Pool, name: str) -> NDArray[np.float64]:
     return values
 
 
-def unit_rows(pool: Pool, part: Literal["sketch", "hidden"]) -> NDArray[np.float32]:
-    """The sketches or the hidden means, scaled to unit length; a zero row stays zero.
+def unit_rows(pool: Pool, part: Literal["sketch", "hidden", "direction"]) -> NDArray[np.float32]:
+    """The rows of one of the pool's matrices, scaled to unit length; a zero row stays zero.
 
     Raises:
         DataError: the pool lacks them.
         NonFiniteError: a row is not finite.
     """
-    rows = pool.sketch if part == "sketch" else pool.hidden
+    rows = getattr(pool, part)
     if rows is None:
         raise DataError(f"has no {part}", item="pool", remedy=f"extract features with {part}s")
     _check(pool.ids, ~np.isfinite(rows).all(axis=1), part)
