@@ -61,6 +61,9 @@ class DataConfig:
     root: str | None = _option(None, "folder that every path of the data is relative to and may not leave")
     tasks: list[TaskSpec] = _option([], "the tasks, in order of arrival (source: files)")
     order: list[str] = _option([], "names of the tasks to use, in order of arrival (default: all, as listed)")
+    max_characters: int | None = _option(
+        None, "samples whose conversation is longer are left out, before the limits draw", at_least=1
+    )
     train_limit: int | None = _option(None, "at most so many training samples a task, drawn by seed", at_least=1)
     test_limit: int | None = _option(None, "at most so many test samples a task, drawn by seed", at_least=1)
     max_bad_fraction: float = _option(

@@ -135,9 +135,12 @@ def _check_groups(task: str, train: Sequence[Sample], test: Sequence[Sample]) ->
 
 
 def _limited(task: TaskDataset, config: DataConfig, seed: int) -> TaskDataset:
-    return replace(
-        task, train=draw(task.train, config.train_limit, seed), test=draw(task.test, config.test_limit, seed)
-    )
+    train, test = ([s for s in split if _is_short(s, config.max_characters)] for split in (task.train, task.test))
+    return replace(task, train=draw(train, config.train_limit, seed), test=draw(test, config.test_limit, seed))
+
+
+def _is_short(sample: Sample, limit: int | None) -> bool:
+    return limit is None or sum(len(message.text) for message in sample.messages) + len(sample.answer) <= limit
 
 
 def _by_name(specs: Sequence[TaskSpec]) -> dict[str, TaskSpec]:

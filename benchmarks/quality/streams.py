@@ -47,10 +47,10 @@ STREAMS = {
         "stories260K, a Llama of 260 thousand pre-trained weights; the five tasks of SwitchCIT and three more",
         (
             "onestop_simplify", "emotion_dialogue", "question_generation", "esnli_explain", "headline_constraint",
-            "p3_paraphrase", "covidfact", "haiku",
+            "p3_paraphrase", "p3_generation", "haiku",
         ),
         {
-            "data": {"train_limit": 240, "test_limit": 40},
+            "data": {"train_limit": 160, "test_limit": 40, "max_characters": 400},
             "model": {"name": "models/stories260K", "on_long": "drop"},
             "training": _TRAINING | {"learning_rate": 5e-3},
         },

@@ -212,6 +212,22 @@ def test_files_of_every_format(tmp_path):
     assert stream.quarantined == 0
 
 
+def test_long_conversations_are_left_out_before_the_limits_draw(tmp_path):
+    records = [record | {"response": "a" * (5 if i % 2 else 50)} for i, record in enumerate(rows("j", 40))]
+    write(tmp_path / "j.jsonl", records)
+    longest = len(records[-1]["instruction"]) + 5  # of those with the short answer
+    task = TaskSpec(name="j", train=["j.jsonl"], test_fraction=0.5)
+    (short,) = load_stream(
+        files(tmp_path, task, max_characters=longest, train_limit=6, test_limit=4), seed=0, quarantine=None
+    )
+    assert (len(short.train), len(short.test)) == (6, 4)  # as many as asked for are short
+    assert {len(one.answer) for one in (*short.train, *short.test)} == {5}
+    (all_of_it,) = load_stream(files(tmp_path, task), seed=0, quarantine=None)
+    assert len(all_of_it.train) + len(all_of_it.test) == 40
+    with pytest.raises(EmptyTaskError):
+        load_stream(files(tmp_path, task, max_characters=5), seed=0, quarantine=None)
+
+
 def test_quarantine_counts_and_duplicates_across_splits(tmp_path):
     write(tmp_path / "a.jsonl", rows("a", 50))
     write(tmp_path / "b.jsonl", [*rows("b", 50), *rows("a", 1)])
