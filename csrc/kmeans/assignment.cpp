@@ -11,6 +11,7 @@ constexpr int64_t kTileWords = 100 * 1024;  // of the tiles of a task: less than
 constexpr int64_t kMostTiles = 16;
 constexpr int64_t kPanelWords = 4 * 1024;  // of the panels that a tile meets in a row: half of a first-level cache
 constexpr float kNone = -std::numeric_limits<float>::infinity();
+constexpr double kFar = std::numeric_limits<double>::infinity();
 
 bool wins(double score, int64_t id, double against, int64_t other) {
   return score < against || (score == against && id < other);
@@ -42,7 +43,13 @@ void Assignment::gather(const int64_t* ids, const uint32_t* const* packed, int64
   }
 }
 
-void Assignment::label(Scratch& scratch) const {
+void Assignment::label(Scratch& scratch) {
+  scratch.products = 0;
+  search(scratch);
+  products_ += scratch.products;
+}
+
+void Assignment::search(Scratch& scratch) const {
   const std::vector<Tile>& tiles = scratch.tiles;
   scratch.found.resize(tiles.size()), scratch.known.resize(tiles.size()), scratch.tops.resize(tiles.size());
   if (!centroids_.screenable()) {
@@ -54,6 +61,7 @@ void Assignment::label(Scratch& scratch) const {
     for (float* part : {tops.first, tops.second, tops.third}) std::fill(part, part + kMaxTileRows, kNone);
     for (int32_t* part : {tops.first_id, tops.second_id}) std::fill(part, part + kMaxTileRows, 0);
   }
+  scratch.products += static_cast<int64_t>(tiles.size()) * kernels_.tile_rows * centroids_.count();
   const int64_t words = packing_.words, group = std::max<int64_t>(1, kPanelWords / (kPanel * words));
   for (int64_t panel = 0; panel < centroids_.n_panels(); panel += group)
     for (size_t t = 0; t < tiles.size(); ++t)
@@ -84,10 +92,18 @@ void Assignment::decide_pair(const Tile& tile, int64_t r, const Tops& tops, int6
     scratch.open.push_back({place, r, least});
     return;
   }
+  scratch.products += 2;
   kernels_.load(rows_, tile.id(r), scratch.y.get());
-  if (!wins(centroids_.score(scratch.y.get(), two), two, centroids_.score(scratch.y.get(), one), one)) return;
-  found.label[r] = static_cast<int32_t>(two), found.top[r] = tops.second[r], found.excess[r] = rounded_up(excess);
-  found.others[r] = tops.first[r];
+  const double scores[] = {centroids_.score(scratch.y.get(), one), centroids_.score(scratch.y.get(), two)};
+  const bool swap = wins(scores[1], two, scores[0], one);
+  found.label[r] = static_cast<int32_t>(swap ? two : one);
+  settle(scores[swap], std::max(screened(scores[!swap]), tops.third[r]), r, found);
+}
+
+// Takes the score of the label, and what bounds those of all others.
+void Assignment::settle(double score, float others, int64_t r, Found& found) const {
+  found.top[r] = screened(score), found.others[r] = others;
+  found.excess[r] = std::fabs(found.top[r]) * 0x1p-22f;  // of rounding up
 }
 
 Slack Assignment::slack_of(const Tile& tile, int64_t r) const {
@@ -110,23 +126,26 @@ void Assignment::decide_lists(Scratch& scratch) const {
     }
     kernels_.screen_all(scratch.again.get(), words, centroids_.panels(), centroids_.offsets(), centroids_.n_panels(),
                         scratch.all.get());
+    scratch.products += height * centroids_.count();
     for (int64_t j = 0; j < centroids_.count(); ++j)
       for (uint64_t bits = kernels_.reaching(scratch.all.get() + j * height, least); bits != 0; bits &= bits - 1)
         scratch.candidates[static_cast<size_t>(__builtin_ctzll(bits))].push_back(static_cast<int32_t>(j));
     for (int64_t r = 0; r < rows; ++r) {
       const Tile& tile = scratch.tiles[static_cast<size_t>(open[r].tile)];
       kernels_.load(rows_, tile.id(open[r].row), scratch.y.get());
+      const std::vector<int32_t>& candidates = scratch.candidates[static_cast<size_t>(r)];
+      scratch.products += static_cast<int64_t>(candidates.size());
       int32_t label = -1;
-      double best = 0;
-      for (const int32_t j : scratch.candidates[static_cast<size_t>(r)]) {
+      double best = kFar, second = kFar;
+      for (const int32_t j : candidates) {
         const double score = centroids_.score(scratch.y.get(), j);
-        if (label < 0 || score < best) label = j, best = score;
+        if (label < 0 || score < best) label = j, second = best, best = score;
+        else second = std::min(second, score);
       }
+      const bool all = static_cast<int64_t>(candidates.size()) == centroids_.count();
       Found& found = scratch.found[static_cast<size_t>(open[r].tile)];
-      const int64_t at = open[r].row;
-      if (label != found.label[at]) found.others[at] = found.top[at];
-      found.label[at] = label, found.top[at] = scratch.all[label * height + r];
-      found.excess[at] = rounded_up(2 * centroids_.error(slack_of(tile, at), label));
+      found.label[open[r].row] = label;
+      settle(best, std::max(screened(second), all ? kNone : least[r]), open[r].row, found);
     }
   }
 }
@@ -135,6 +154,7 @@ void Assignment::brute(const Tile& tile, Scratch& scratch, Found& found) const {
   constexpr float kUnknown = std::numeric_limits<float>::infinity();
   for (uint64_t bits = tile.wanted; bits != 0; bits &= bits - 1) {
     const int64_t r = __builtin_ctzll(bits);
+    scratch.products += centroids_.count();
     kernels_.load(rows_, tile.id(r), scratch.y.get());
     int32_t label = 0;
     double best = centroids_.score(scratch.y.get(), 0);

@@ -2,6 +2,7 @@
 // than one candidate. See packing.h for the certificate.
 #pragma once
 
+#include <atomic>
 #include <vector>
 
 #include "centroids.h"
@@ -38,6 +39,7 @@ class Assignment {
     };
     std::vector<Open> open;
     std::vector<std::vector<int32_t>> candidates;  // of each row of a tile
+    int64_t products;                              // of label()
   };
   Pool<Scratch>::Loan borrow();
 
@@ -48,14 +50,21 @@ class Assignment {
   void gather(const int64_t* ids, const uint32_t* const* packed, int64_t count, Scratch& scratch) const;
 
   // Fills `found` and `known` for the tiles of `scratch`.
-  void label(Scratch& scratch) const;
+  void label(Scratch& scratch);
+
+  // Products of a row with a centroid that label() has computed, screens of whole tiles and scores.
+  int64_t products() const { return products_; }
 
   // The m centroids of the lowest scores, best first, ties to the lower id; ids [count][m].
   void top(const int64_t* ids, const uint32_t* const* packed, int64_t count, int64_t m, int64_t* out);
 
  private:
+  void search(Scratch& scratch) const;
   Slack slack_of(const Tile& tile, int64_t r) const;
   void decide_pair(const Tile& tile, int64_t r, const Tops& tops, int64_t place, Scratch& scratch) const;
+  void settle(double score, float others, int64_t r, Found& found) const;
+  // A score as the screen gives it, not below.
+  float screened(double score) const { return rounded_up(-score * packing_.scale() * packing_.scale()); }
   void decide_lists(Scratch& scratch) const;
   void brute(const Tile& tile, Scratch& scratch, Found& found) const;
 
@@ -64,6 +73,7 @@ class Assignment {
   const Rows& rows_;
   const Centroids& centroids_;
   int64_t tiles_;
+  std::atomic<int64_t> products_{0};
   Pool<Scratch> pool_;
 };
 

@@ -158,6 +158,12 @@ void bound_column_sums(const Arguments& x_arguments, const Arguments& cu_rows, c
   });
 }
 
+void bound_hashes(const Arguments& x_arguments, const Arguments& out_arguments, int64_t threads, const std::string& level) {
+  const Execution how = execution(threads, level, "");
+  Matrix x(x_arguments);
+  hashes(x.rows(0, 0, x.count(), false), output<int64_t>("out", out_arguments, DType::int64, {x.count()}), how);
+}
+
 void bound_square_sums(const Arguments& x_arguments, const Arguments& cu_rows, const Arguments& origin,
                        const Arguments& scale_arguments, bool spherical, const Arguments& sums_arguments, int64_t threads,
                        const std::string& level) {
@@ -235,11 +241,28 @@ Empty policy(const std::string& name) {
   fail("empty '" + name + "': choose from farthest, split, keep");
 }
 
+// labels, upper, lower and products of all problems; nulls where nothing is known. Labels count from zero in each problem.
+Known known_rows(const std::optional<std::vector<Arguments>>& known, const std::vector<int64_t>& starts,
+                 const std::vector<int64_t>& clusters) {
+  if (!known) return {};
+  if (known->size() != 4) fail("known: must be labels, upper, lower and products");
+  const int64_t rows = starts.back(), problems = static_cast<int64_t>(starts.size()) - 1;
+  const auto* labels = plain<const int64_t>("known labels", (*known)[0], DType::int64, {rows}, Access::read);
+  for (size_t b = 1; b < starts.size(); ++b)
+    for (int64_t row = starts[b - 1]; row < starts[b]; ++row)
+      if (labels[row] < -1 || labels[row] >= clusters[b] - clusters[b - 1])
+        fail("known labels: " + std::to_string(labels[row]) + " of row " + std::to_string(row) + " is no cluster");
+  return {labels, output<double>("known upper", (*known)[1], DType::float64, {rows}),
+          output<double>("known lower", (*known)[2], DType::float64, {rows}),
+          output<int64_t>("products", (*known)[3], DType::int64, {problems})};
+}
+
 void bound_fit(const Arguments& x_arguments, const Arguments& cu_rows, const Arguments& cu_clusters,
                const Arguments& centroids_arguments, const std::optional<Arguments>& weights_arguments,
                const std::vector<Arguments>& frame, const Arguments& threshold_arguments, bool by_inertia, int64_t max_iter,
-               const std::string& empty, bool spherical, bool fast, const std::vector<Arguments>& outputs, int64_t threads,
-               const std::string& level, const std::string& screen) {
+               const std::string& empty, bool spherical, bool fast, const std::vector<Arguments>& outputs,
+               const std::optional<std::vector<Arguments>>& known_arguments, int64_t threads, const std::string& level,
+               const std::string& screen) {
   const Execution how = execution(threads, level, screen);
   if (max_iter < 0) fail("max_iter: must not be negative");
   Matrix x(x_arguments);
@@ -260,6 +283,7 @@ void bound_fit(const Arguments& x_arguments, const Arguments& cu_rows, const Arg
   auto* inertia = output<int64_t>("inertia", outputs[4], DType::int64, {count});
   auto* n_iter = output<int64_t>("n_iter", outputs[5], DType::int64, {count});
   auto* changed = output<int64_t>("changed", outputs[6], DType::int64, {count});
+  const Known known = known_rows(known_arguments, starts, clusters);
   std::vector<Problem> problems;
   for (int64_t b = 0; b < count; ++b) {
     const auto at = static_cast<size_t>(b);
@@ -267,7 +291,9 @@ void bound_fit(const Arguments& x_arguments, const Arguments& cu_rows, const Arg
     problems.push_back({x.rows(b, row, starts[at + 1], spherical), frames.of(b),
                         weights == nullptr ? nullptr : weights + row, state_of(centroids, cluster, clusters[at + 1]),
                         threshold[b], labels + row, sizes + cluster, cluster_weights + cluster, radii + cluster, inertia + b,
-                        n_iter + b, changed + b});
+                        n_iter + b, changed + b, {}});
+    if (known.labels != nullptr)
+      problems.back().known = {known.labels + row, known.upper + row, known.lower + row, known.products + b};
   }
   fit(problems, {by_inertia, max_iter, policy(empty), fast}, how);
 }
@@ -279,6 +305,8 @@ void bind_kmeans(py::module_& module) {
              "cpu_level"_a = "", "Fill outputs (low, high float64 [B, d], bad int64 [B]); CPU.");
   module.def("kmeans_column_sums", &bound_column_sums, GilReleased(), "x"_a, "cu_rows"_a, "scale"_a, "sums"_a, "threads"_a,
              "cpu_level"_a = "", "Fill sums int64 [B, d] with sums of rint(x * scale); CPU.");
+  module.def("kmeans_hashes", &bound_hashes, GilReleased(), "x"_a, "out"_a, "threads"_a, "cpu_level"_a = "",
+             "Fill out int64 [N] with hashes of the rows' bytes; CPU.");
   module.def("kmeans_square_sums", &bound_square_sums, GilReleased(), "x"_a, "cu_rows"_a, "origin"_a, "scale"_a,
              "spherical"_a, "sums"_a, "threads"_a, "cpu_level"_a = "", "Fill sums int64 [B] with sums of rint(|y|^2 scale); CPU.");
   module.def("kmeans_distances", &bound_distances, GilReleased(), "x"_a, "origin"_a, "centroids"_a, "limit"_a, "spherical"_a,
@@ -291,9 +319,10 @@ void bind_kmeans(py::module_& module) {
              "Fill outputs (labels, distances, sums, weights, sizes, inertia); CPU.");
   module.def("kmeans_fit", &bound_fit, GilReleased(), "x"_a, "cu_rows"_a, "cu_clusters"_a, "centroids"_a, "weights"_a,
              "frame"_a, "threshold"_a, "by_inertia"_a, "max_iter"_a, "empty"_a, "spherical"_a, "fast"_a, "outputs"_a,
-             "threads"_a, "cpu_level"_a = "", "screen"_a = "",
+             "known"_a, "threads"_a, "cpu_level"_a = "", "screen"_a = "",
              "Lloyd's iteration from centroids, which end as the last ones; fill outputs (labels, sizes, weights, radii, "
-             "inertia, n_iter, changed); CPU.");
+             "inertia, n_iter, changed). known (labels, upper, lower, products) or None: what is known of the rows, and "
+             "then of the last centroids; CPU.");
 }
 
 }  // namespace adaptinf

@@ -41,6 +41,11 @@ void Centroids::set_one(const State& state, int64_t j, uint32_t* scratch, double
   offsets_[j] = *norm < kLongest ? rounded_up(excess - half) : 0;
 }
 
+float Centroids::gap(int64_t i, int64_t j) const {
+  const double squared = kernels_.squared_distance(row(i), row(j), padded_);
+  return rounded_down(std::sqrt(squared) * packing_.scale() * (1 - 0x1p-30));
+}
+
 void Centroids::moved(const double* earlier, float* distances) const {
   for (int64_t j = 0; j < count_; ++j) {
     const double squared = kernels_.squared_distance(row(j), earlier + j * padded_, padded_);

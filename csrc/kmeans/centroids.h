@@ -59,6 +59,9 @@ class Centroids {
   double longest() const { return longest_; }    // the largest scaled norm
   double shortest() const { return shortest_; }  // the least
 
+  // |c_i - c_j| scaled, not above.
+  float gap(int64_t i, int64_t j) const;
+
   // |c_j - earlier c_j| scaled, not below; `earlier` [count][padded].
   void moved(const double* earlier, float* distances) const;
 

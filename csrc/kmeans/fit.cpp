@@ -32,16 +32,20 @@ class Lloyd {
         sums_(kernels_, rows_, problem_.frame, problem.weights, problem.state.count), bounds_(kernels_, rows_),
         n_tiles_(tasks_for(rows_.count, kernels_.tile_rows)),
         tiled_(problem.state.count <= kFewClusters && rows_.count * packing_.words <= kFewWords),
-        packed_(n_tiles_ * kernels_.tile_rows * packing_.words), labels_(n_tiles_ * kernels_.tile_rows),
-        wanted_(n_tiles_) {}
+        packed_(n_tiles_ * kernels_.tile_rows * packing_.words), is_packed_(rows_.count),
+        labels_(n_tiles_ * kernels_.tile_rows), wanted_(n_tiles_) {}
 
   void run() {
-    pack();
+    if (tiled_) pack_tiles();
+    else std::fill(is_packed_.get(), is_packed_.get() + rows_.count, uint8_t{0});
     centroids_.set(problem_.state, threads_);
-    std::fill(labels_.get(), labels_.get() + rows_.count, -1);
-    std::fill(labels_.get() + rows_.count, labels_.get() + n_tiles_ * kernels_.tile_rows, 0);
+    std::fill(labels_.get(), labels_.get() + n_tiles_ * kernels_.tile_rows, 0);
     for (int64_t tile = 0; tile < n_tiles_; ++tile) wanted_[tile] = rows_of(tile);
+    if (problem_.known.labels != nullptr && !options_.fast) recall();
     assign();
+    bounds_.close();
+    moves_.clear();  // at first all rows join a cluster
+    for (int64_t row = 0; row < rows_.count; ++row) moves_.push_back({row, -1, labels_[row]});
     int64_t n_iter = 0, changed = 0, inertia = options_.by_inertia ? measure(nullptr, nullptr) : 0;
     for (bool settled = false; n_iter < options_.max_iter && !settled; ++n_iter) {
       sums_.apply(moves_, threads_);
@@ -62,6 +66,7 @@ class Lloyd {
     std::copy(sums_.weights().begin(), sums_.weights().end(), problem_.cluster_weights);
     std::copy(labels_.get(), labels_.get() + rows_.count, problem_.labels);
     *problem_.inertia = measure(nullptr, problem_.radii), *problem_.n_iter = n_iter, *problem_.changed = changed;
+    if (problem_.known.labels != nullptr) give();
   }
 
  private:
@@ -70,27 +75,60 @@ class Lloyd {
     return ~uint64_t{0} >> (64 - std::min(kernels_.tile_rows, rows_.count - tile * kernels_.tile_rows));
   }
 
-  // Rows of words, or tiles of them.
-  void pack() {
+  // All rows, as tiles.
+  void pack_tiles() {
     const int64_t height = kernels_.tile_rows, words = packing_.words;
     parallel_for(tasks_for(n_tiles_, kTiles), threads_, [&](int64_t task) {
       const Buffer<double> y(rows_.padded);
-      const Buffer<uint32_t> apart(tiled_ ? height * words : 0);
+      const Buffer<uint32_t> apart(height * words);
       for (int64_t tile = task * kTiles; tile < std::min(n_tiles_, (task + 1) * kTiles); ++tile) {
         const int64_t first = tile * height, count = std::min(height, rows_.count - first);
-        uint32_t* place = packed_.get() + first * words;
         const uint32_t* row_words[kMaxTileRows];
         for (int64_t r = 0; r < count; ++r) {
-          uint32_t* to = (tiled_ ? apart.get() : place) + r * words;
+          uint32_t* to = apart.get() + r * words;
           if (first + r + kAhead < rows_.count) rows_.prefetch(first + r + kAhead);
           bounds_.set_norm(first + r, packing_.row(rows_, first + r, y.get(), to));
           row_words[r] = to;
         }
         std::fill(row_words + count, row_words + height, row_words[0]);
-        if (tiled_) kernels_.transpose(row_words, words, place);
+        kernels_.transpose(row_words, words, packed_.get() + first * words);
       }
     });
+  }
+
+  // Rows of words, those that are not yet packed; what each of them is, in their order.
+  std::vector<const uint32_t*> pack(const std::vector<int64_t>& ids) {
+    const Buffer<double> y(rows_.padded);
+    std::vector<const uint32_t*> words;
+    words.reserve(ids.size());
+    for (size_t i = 0; i < ids.size(); ++i) {
+      if (i + kAhead < ids.size() && is_packed_[ids[i + kAhead]] == 0) rows_.prefetch(ids[i + kAhead]);
+      uint32_t* place = packed_.get() + ids[i] * packing_.words;
+      if (is_packed_[ids[i]] == 0) bounds_.set_norm(ids[i], packing_.row(rows_, ids[i], y.get(), place)), is_packed_[ids[i]] = 1;
+      words.push_back(place);
+    }
+    return words;
+  }
+
+  // Takes the labels that are known and that bounds prove.
+  void recall() {
+    const Known& known = problem_.known;
+    bounds_.meet(centroids_);
+    for (int64_t row = 0; row < rows_.count; ++row)
+      if (known.labels[row] >= 0 && bounds_.recall(row, tiled_, packing_.scale(), known.upper[row], known.lower[row]))
+        labels_[row] = static_cast<int32_t>(known.labels[row]);
     bounds_.close();
+    moved_.assign(static_cast<size_t>(problem_.state.count), 0);
+    bounds_.move(moved_, centroids_, threads_);
+    select();
+  }
+
+  void give() {
+    const Known& known = problem_.known;
+    bounds_.meet(centroids_);
+    for (int64_t row = 0; row < rows_.count; ++row)
+      bounds_.give(row, packing_.scale(), known.upper + row, known.lower + row);
+    *known.products = assignment_.products() + measured_;
   }
 
   // Labels the rows that are wanted; moves_ are those whose label is another.
@@ -114,8 +152,7 @@ class Lloyd {
         }
       } else {
         ids = wanted_rows(before, task * block, std::min(before.back(), (task + 1) * block));
-        std::vector<const uint32_t*> words;
-        for (const int64_t row : ids) words.push_back(packed_.get() + row * packing_.words);
+        const std::vector<const uint32_t*> words = pack(ids);
         assignment_.gather(ids.data(), words.data(), static_cast<int64_t>(ids.size()), *loan);
       }
       assignment_.label(*loan);
@@ -173,7 +210,7 @@ class Lloyd {
     centroids_.set(state, threads_);
     moved_.resize(static_cast<size_t>(state.count));
     centroids_.moved(earlier.get(), moved_.data());
-    bounds_.move(moved_.data(), state.count, centroids_);
+    bounds_.move(moved_, centroids_, threads_);
     return shift(kernels_, state, before.get(), rows_.columns);
   }
 
@@ -190,6 +227,7 @@ class Lloyd {
 
   // The integer inertia; distances [rows] and radii [clusters] where they are wanted.
   int64_t measure(double* distances, double* radii) {
+    measured_ += rows_.count;
     if (radii != nullptr) std::fill(radii, radii + problem_.state.count, 0.0);
     std::atomic<int64_t> inertia{0};
     parallel_for(tasks_for(rows_.count, kBlock), threads_, [&](int64_t task) {
@@ -230,10 +268,12 @@ class Lloyd {
   const int64_t n_tiles_;
   const bool tiled_;          // whether packed_ is [tile][words][tile_rows], not [row][words]
   Buffer<uint32_t> packed_;
+  Buffer<uint8_t> is_packed_;  // unless tiled_, of each row
   Buffer<int32_t> labels_;    // [tile][tile_rows]
   Buffer<uint64_t> wanted_;   // of each tile, bit r: whether row r is to be labelled
   std::vector<Move> moves_;
   std::vector<float> moved_;
+  int64_t measured_ = 0;      // distances of rows
 };
 
 }  // namespace

@@ -29,12 +29,12 @@ struct Shares {
   const float *norm, *residual, *rest;
 };
 
-// How far centroids moved; all but `farthest` at most `second`. Bounds that are no more than `margin` apart, squared, prove
-// nothing.
+// How far centroids moved; all but `farthest` at most `second`, and all but a few at most `others`, of which gaps[j] says how
+// near they are to centroid j now. Bounds that are no more than `margin` apart, squared, prove nothing.
 struct Drift {
-  const float* moved;
+  const float *moved, *gaps;
   int32_t farthest;
-  float most, second, margin;
+  float most, second, others, margin;
 };
 
 // 2-norms of a vector as it is, as it was packed, and of their difference; rounded, not bounds.
@@ -95,6 +95,9 @@ struct Kernels {
 
   // Loosens the bounds; bit r: whether row r's label may have changed.
   uint64_t (*loosen)(const Drift& drift, const int32_t* labels, float* upper, float* lower);
+
+  // 64 bits of `count` bytes; see kernels/adaptinf_kernels/kmeans/README.md.
+  uint64_t (*hash)(const void* bytes, int64_t count);
 
   // Bit r: whether a [tile_rows] and b differ.
   uint64_t (*differing)(const int32_t* a, const int32_t* b);

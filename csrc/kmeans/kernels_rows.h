@@ -76,12 +76,40 @@ uint64_t loosen(const Drift& drift, const int32_t* labels, float* upper, float* 
     const Ints label = load_ints(labels + at);
     const Floats by = label == drift.farthest ? Floats{} + drift.second : Floats{} + drift.most;
     const Floats above = (load_floats(upper + at) + gather(drift.moved, label)) * (1 + kNear);
-    const Floats nearer = (load_floats(lower + at) - by) * (1 - kNear);
+    const Floats old = load_floats(lower + at);
+    // those few are as far as the triangle says
+    const Floats apart = lesser(old - drift.others, gather(drift.gaps, label) - above);
+    const Floats nearer = greater(old - by, apart) * (1 - kNear);
     const Floats below = nearer > 0 ? nearer : Floats{};
     store(upper + at, above), store(lower + at, below);
     kept |= mask((below > above) & ((below - above) * (below + above) > drift.margin)) << at;
   }
   return ~kept & (~uint64_t{0} >> (64 - kTileRows));
+}
+
+ADAPTINF_ALWAYS uint64_t rotated(uint64_t word, int by) { return word << by | word >> (64 - by); }
+
+// Eight words at a time, each to a state of its own; the last ones are filled up with zeros.
+uint64_t hash(const void* bytes, int64_t count) {
+  constexpr uint64_t kTurn = 0x9e3779b97f4a7c15, kSpread = 0xd1b54a32d192ed03;  // odd
+  constexpr int64_t kWords = 8, kLine = 64;
+  uint64_t states[kWords];
+  for (int64_t w = 0; w < kWords; ++w) states[w] = static_cast<uint64_t>(w + 1) * kSpread;
+  const auto take = [&](const void* line) {
+    uint64_t words[kWords];
+    __builtin_memcpy(words, line, kLine);
+    for (int64_t w = 0; w < kWords; ++w) states[w] = rotated(states[w] + words[w] * kSpread, 31) * kTurn;
+  };
+  const char* from = static_cast<const char*>(bytes);
+  for (; count >= kLine; count -= kLine, from += kLine) take(from);
+  if (count > 0) {
+    char last[kLine]{};
+    __builtin_memcpy(last, from, static_cast<size_t>(count));
+    take(last);
+  }
+  uint64_t hash = 0;
+  for (const uint64_t state : states) hash = (rotated(hash, 27) ^ (state ^ state >> 32)) * kTurn;
+  return hash ^ hash >> 32;
 }
 
 uint64_t differing(const int32_t* a, const int32_t* b) {

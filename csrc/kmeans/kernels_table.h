@@ -8,7 +8,7 @@
 const Kernels& table() {
   static const Kernels kernels{kTileRows, ADAPTINF_BRAIN != 0, load, to_unit, dot, squared_distance, mean, add, add_columns,
                                extend, pack, pack_row, transpose, screen, screen_all, reaching,
-                               decide, bound, loosen, differing};
+                               decide, bound, loosen, hash, differing};
   return kernels;
 }
 

@@ -25,6 +25,15 @@ struct Options {
   bool fast;
 };
 
+// What is known of a problem's rows before and after a fit: a centroid [rows], -1 where none is known, an upper bound on
+// |x - C| for it and a lower one for all others, those of the state that is started from and then of the last one. Counts
+// products of a row with a centroid.
+struct Known {
+  const int64_t* labels;
+  double *upper, *lower;
+  int64_t* products;
+};
+
 // One problem and the places of its results; rows of all problems lie in one matrix.
 struct Problem {
   Rows rows;
@@ -36,6 +45,7 @@ struct Problem {
   int64_t *sizes, *cluster_weights;  // [clusters]
   double* radii;                     // [clusters]
   int64_t *inertia, *n_iter, *changed;
+  Known known{};                     // null: nothing is, and nothing is asked for
 };
 
 void fit(const std::vector<Problem>& problems, const Options& options, const Execution& how);
@@ -50,6 +60,9 @@ int64_t extremes(const Rows& rows, double* low, double* high, const Execution& h
 
 // sums [columns] of rint(x * scale), rows taken as they are.
 void column_sums(const Rows& rows, double scale, int64_t* sums, const Execution& how);
+
+// out [rows]: a hash of each row's bytes.
+void hashes(const Rows& rows, int64_t* out, const Execution& how);
 
 // The sum of rint(lane8(y^2) scale).
 int64_t square_sum(const Rows& rows, double scale, const Execution& how);

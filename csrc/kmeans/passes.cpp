@@ -92,6 +92,14 @@ void column_sums(const Rows& rows, double scale, int64_t* sums, const Execution&
   });
 }
 
+void hashes(const Rows& rows, int64_t* out, const Execution& how) {
+  const Kernels& kernel = kernels(how.level, how.brain);
+  parallel_for(tasks_for(rows.count, kBlock), how.threads, [&](int64_t task) {
+    for (int64_t row = task * kBlock; row < std::min(rows.count, (task + 1) * kBlock); ++row)
+      out[row] = static_cast<int64_t>(kernel.hash(rows.at(row), rows.bytes()));
+  });
+}
+
 int64_t square_sum(const Rows& rows, double scale, const Execution& how) {
   const Kernels& kernel = kernels(how.level, how.brain);
   std::atomic<int64_t> sum{0};

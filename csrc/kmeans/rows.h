@@ -18,19 +18,20 @@ struct Rows {
   const double* origin;                  // [padded], zeros beyond `columns`
   bool unit;
 
+  int64_t element_bytes() const { return (static_cast<int64_t>(dtype) & 0xff) / 8; }
+  int64_t bytes() const { return columns * element_bytes(); }
+  const char* at(int64_t row) const { return static_cast<const char*>(data) + row * step * element_bytes(); }
+
   // Asks for the beginning of a row that will be read; what follows is then fetched by the processor itself.
   void prefetch(int64_t row) const {
     constexpr int64_t kLine = 64, kLines = 16;
-    const int64_t bytes = (static_cast<int64_t>(dtype) & 0xff) / 8;
-    const char* at = static_cast<const char*>(data) + row * step * bytes;
-    for (int64_t line = 0; line < std::min(kLines, (columns * bytes + kLine - 1) / kLine); ++line)
-      __builtin_prefetch(at + line * kLine);
+    for (int64_t line = 0; line < std::min(kLines, (bytes() + kLine - 1) / kLine); ++line)
+      __builtin_prefetch(at(row) + line * kLine);
   }
 
   Rows from(int64_t first, int64_t rows) const {
     Rows part = *this;
-    const int64_t bytes = (static_cast<int64_t>(dtype) & 0xff) / 8;
-    if (rows > 0) part.data = static_cast<const char*>(data) + first * step * bytes;
+    if (rows > 0) part.data = at(first);
     part.count = rows;
     return part;
   }

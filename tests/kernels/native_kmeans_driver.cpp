@@ -54,10 +54,18 @@ int main() {
             accumulate(rows, centroids, weights.get(), frame, true,
                        {labels.get(), away.get(), sums.get(), heavy.get(), sizes.get(), totals.get()}, how);
             const Problem whole{rows, frame, weights.get(), centroids, 0, labels.get(), sizes.get(), heavy.get(), radii.get(),
-                                totals.get(), totals.get() + 1, totals.get() + 2};
+                                totals.get(), totals.get() + 1, totals.get() + 2, {}};
             fit({whole}, {false, 4, empty, false}, how);
             fit({whole}, {true, 2, empty, true}, how);
-            calls += 9;
+            const auto known = numbers<int64_t>(n), hashed = numbers<int64_t>(n), products = numbers<int64_t>(1);
+            const auto upper = numbers<double>(n), lower = numbers<double>(n);
+            hashes(rows, hashed.get(), how);
+            for (int64_t i = 0; i < n; ++i) known[static_cast<size_t>(i)] = i % (k + 1) - 1;
+            Problem again = whole;
+            again.known = {known.get(), upper.get(), lower.get(), products.get()};
+            fit({again}, {false, 2, empty, false}, how);
+            fit({again}, {false, 2, empty, false}, how);
+            calls += 12;
           }
   std::printf("%d\n", calls);
 }

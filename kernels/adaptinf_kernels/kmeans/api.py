@@ -10,8 +10,10 @@ import torch
 import torch.distributed as dist
 from adaptinf_kernels._arrays import as_tensor, like
 from adaptinf_kernels._dispatch import Impl
+from adaptinf_kernels.errors import NotSupportedError
 from adaptinf_kernels.kmeans.arithmetic import square_root
 from adaptinf_kernels.kmeans.layout import Layout, check_counts, lay_out, single
+from adaptinf_kernels.kmeans.memory import Memory
 from adaptinf_kernels.kmeans.options import Empty, Init, Metric, NonFinite, Options, Precision, Stop
 from adaptinf_kernels.kmeans.problem import Fitted, check_weights, fit_in_memory, settle
 from adaptinf_kernels.kmeans.ranks import Alone, Group
@@ -27,7 +29,7 @@ def kmeans(
     k: int | Sequence[int],
     *,
     cu_rows: Array | None = None,
-    init: Init | Array = "k-means++",
+    init: Init | Array | KMeansResult[Array] = "k-means++",
     max_iter: int = 100,
     tol: float = 1e-4,
     stop: Stop = "shift",
@@ -38,6 +40,7 @@ def kmeans(
     non_finite: NonFinite = "error",
     seed: int = 0,
     group: dist.ProcessGroup | None = None,
+    remember: bool = False,
     impl: Impl = "auto",
 ) -> KMeansResult[Array]:
     """Lloyd's k-means: ``min sum_i w_i |x_i - c_{label(i)}|^2``, or ``w_i (1 - cos)`` over unit rows and centroids.
@@ -56,7 +59,7 @@ def kmeans(
         cu_rows: int32 or int64 [B + 1]: problem b has the rows ``cu_rows[b]`` to ``cu_rows[b + 1]`` of x [N, d].
         init: "k-means++" (greedy, 2 + log k candidates; on 256 k rows drawn by the seed where there are more),
             "k-means||" (5 rounds, 2 k rows drawn in each), "random" (k distinct rows), or centroids [k, d], for a batch
-            [B, k, d] or, where k differ, [sum k, d].
+            [B, k, d] or, where k differ, [sum k, d]; or the result of a former fit, which stands for its centroids.
         max_iter: at most so many iterations; 0 labels the rows with the starting centroids.
         tol: see ``stop``.
         stop: an iteration that changes no label is the last; so is, with "shift", one where the centroids' squared
@@ -74,24 +77,36 @@ def kmeans(
         group: the rows lie on the ranks of this ``torch.distributed`` group, each of which calls with its own x and
             ``sample_weight`` (and otherwise the same); they are those of rank 0, then of rank 1, and so on. ``labels``
             are of the rank's rows, everything else is the same on all ranks, with the same bits for any number of them.
+        remember: the result keeps a hash and bounds of each row (32 bytes), so that a fit with it as ``init`` need not
+            look again at rows that are the same, wherever they now lie in their problem. Labels and centroids have the
+            bits that they have without it, whatever changed (but for two rows with one hash of 64 bits). For rows in
+            memory, on CPUs.
         impl: "auto", "native" or "reference".
 
     Raises:
         ValueError: k > N (both are named), a NaN or infinity (its row is named), or another impossible value.
         TypeError: an array is none, or has the wrong dtype.
-        NotSupportedError: ``impl`` cannot run on these inputs.
+        NotSupportedError: ``impl`` cannot run on these inputs, or ``remember`` is asked for of rows that are not in the
+            memory of a CPU.
 
     Source: Lloyd 1982; Arthur & Vassilvitskii 2007 (k-means++); Bahmani et al. 2012 (k-means||); Dhillon & Modha 2001
     (spherical).
     """
-    options = Options(max_iter, tol, stop, metric, precision, empty, non_finite, seed, impl)
+    options = Options(max_iter, tol, stop, metric, precision, empty, non_finite, seed, impl, remember)
+    former = None
+    if isinstance(init, KMeansResult):
+        init, former = _continued(init, metric)
     if group is not None or isinstance(x, np.memmap) or not hasattr(x, "__dlpack__"):
         return _in_chunks(x, k, cu_rows, init, sample_weight, group, options)
     matrix, layout = lay_out(as_tensor("x", cast("Any", x)), k, cu_rows)
     check_counts(layout, layout.cu_rows.diff())
     first = check_init(init, layout, matrix.shape[1])
+    if matrix.device.type != "cpu":
+        if remember:
+            raise NotSupportedError("kmeans: remember=True", [f"x is on {matrix.device}, it is for the CPU"])
+        former = None
     weights = None if sample_weight is None else check_weights(sample_weight, len(matrix), matrix.device)
-    fitted, finite = fit_in_memory(matrix, layout, first, weights, options)
+    fitted, finite = fit_in_memory(matrix, layout, first, former, weights, options)
     settle(fitted.fit, layout, options)
     return deliver(x, fitted, finite, layout, options)
 
@@ -103,6 +118,8 @@ def _in_chunks(
         raise ValueError("chunks and ranks are for one problem: k must be one number, and cu_rows None")
     if k < 1:
         raise ValueError(f"k={k}: k must be from 1 to N")
+    if options.remember:
+        raise NotSupportedError("kmeans: remember=True", ["x comes in chunks or on ranks, it is for rows in memory"])
     first = init
     if not isinstance(init, str):
         given = as_tensor("init", init)
@@ -114,6 +131,13 @@ def _in_chunks(
     layout = single(len(fitted.fit.labels), int(k))
     settle(fitted.fit, layout, options)
     return deliver(chunk, fitted, finite, layout, options)
+
+
+def _continued(former: KMeansResult[Any], metric: Metric) -> tuple[Any, Memory | None]:
+    """The centroids of a former fit, and what it remembers."""
+    if former.metric != metric:
+        raise ValueError(f"init was clustered with metric={former.metric!r}, not {metric!r}; give init=init.centroids")
+    return former.centroids, former.memory
 
 
 def check_init(init: Any, layout: Layout, columns: int) -> str | Tensor:
@@ -140,7 +164,7 @@ def check_init(init: Any, layout: Layout, columns: int) -> str | Tensor:
 
 def deliver(x: Any, fitted: Fitted, finite: Tensor | None, layout: Layout, options: Options) -> KMeansResult[Any]:
     """The state of a fit as arrays of the family of ``x``."""
-    fit, frame = fitted
+    fit, frame, memory = fitted
     labels = fit.labels
     if finite is not None:
         labels = torch.full(finite.shape, -1, dtype=torch.int64, device=labels.device)
@@ -163,4 +187,5 @@ def deliver(x: Any, fitted: Fitted, finite: Tensor | None, layout: Layout, optio
         origin=like(x, layout.of_problems(frame.origin)),
         metric=options.metric,
         cu_clusters=None if layout.clusters_each is not None else like(x, layout.cu_clusters),
+        memory=memory,
     )

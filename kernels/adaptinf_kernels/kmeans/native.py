@@ -8,7 +8,7 @@ import torch
 from adaptinf_kernels import _native
 from adaptinf_kernels.kmeans import native_cuda
 from adaptinf_kernels.kmeans.arithmetic import Frame
-from adaptinf_kernels.kmeans.ops import Assigned, Empty, Extremes, Fit
+from adaptinf_kernels.kmeans.ops import Assigned, Empty, Extremes, Fit, Known
 from torch import Tensor
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -40,6 +40,12 @@ def column_sums(x: Tensor, cu_rows: Tensor, scale: Tensor) -> Tensor:
     sums = torch.empty(len(cu_rows) - 1, x.shape[1], dtype=torch.int64)
     _native.native().kmeans_column_sums(_native.view(x), *_views(cu_rows, scale, sums), _native.threads())
     return sums
+
+
+def hashes(x: Tensor) -> Tensor:
+    out = torch.empty(len(x), dtype=torch.int64)
+    _native.native().kmeans_hashes(_native.view(x), _view(out), _native.threads())
+    return out
 
 
 def square_sums(x: Tensor, cu_rows: Tensor, origin: Tensor, scale: Tensor, spherical: bool) -> Tensor:
@@ -125,7 +131,9 @@ def fit(
     empty: Empty,
     spherical: bool,
     fast: bool,
+    known: list[Tensor] | None = None,
 ) -> Fit:
+    """``known``: labels, upper, lower and products, of which the last three are written."""
     problems, k = len(cu_rows) - 1, len(centroids)
     out = Fit(
         labels=torch.empty(len(x), dtype=torch.int64),
@@ -149,13 +157,23 @@ def fit(
         spherical,
         fast,
         _views(out.labels, out.sizes, out.weights, out.radii, out.inertia, out.n_iter, out.changed),
+        None if known is None else _views(*known),
         _native.threads(),
     )
     return out
 
 
+def fit_known(x: Tensor, cu_rows: Tensor, *inputs: Any) -> tuple[Fit, Known, Tensor]:
+    known: Known = inputs[-1]
+    upper, lower = known.upper.clone(), known.lower.clone()
+    products = torch.empty(len(cu_rows) - 1, dtype=torch.int64)
+    out = fit(x, cu_rows, *inputs[:-1], known=[known.labels, upper, lower, products])
+    return out, Known(out.labels, upper, lower), products
+
+
 _PRIMITIVES = {
-    function.__name__: function for function in (extremes, column_sums, square_sums, distances, assign, accumulate, fit)
+    function.__name__: function
+    for function in (extremes, column_sums, hashes, square_sums, distances, assign, accumulate, fit, fit_known)
 }
 
 

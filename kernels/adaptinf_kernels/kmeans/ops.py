@@ -70,6 +70,19 @@ class Fit(NamedTuple):
     changed: Tensor
 
 
+class Known(NamedTuple):
+    """What is known of rows and centroids, whatever the frame: ``|x_i - C_label| <= upper_i`` and, for all other
+    clusters j of the problem, ``|x_i - C_j| >= lower_i``; x are unit rows where ``spherical``.
+
+    Attributes:
+        labels: int64 [N], -1 where nothing is known. upper, lower: float64 [N].
+    """
+
+    labels: Tensor
+    upper: Tensor
+    lower: Tensor
+
+
 def extremes(impl: str, x: Tensor, cu_rows: Tensor) -> Extremes:
     """Range of each column and the first bad row."""
     return OP(impl, "extremes", x, cu_rows)
@@ -78,6 +91,11 @@ def extremes(impl: str, x: Tensor, cu_rows: Tensor) -> Extremes:
 def column_sums(impl: str, x: Tensor, cu_rows: Tensor, scale: Tensor) -> Tensor:
     """int64 [B, d]: sums over the rows of ``rint(x_it scale_b)``; ``scale`` float64 [B] are powers of two."""
     return OP(impl, "column_sums", x, cu_rows, scale)
+
+
+def hashes(impl: str, x: Tensor) -> Tensor:
+    """int64 [N]: a hash of the bytes of each row; see README.md."""
+    return OP(impl, "hashes", x)
 
 
 def square_sums(impl: str, x: Tensor, cu_rows: Tensor, origin: Tensor, scale: Tensor, spherical: bool) -> Tensor:
@@ -143,4 +161,31 @@ def fit(
     return OP(
         impl, "fit", x, cu_rows, cu_clusters, centroids, weights, frame, threshold, by_inertia, max_iter, empty,
         spherical, fast,
+    )  # fmt: skip
+
+
+def fit_known(
+    impl: str,
+    x: Tensor,
+    cu_rows: Tensor,
+    cu_clusters: Tensor,
+    centroids: Tensor,
+    weights: Tensor | None,
+    frame: Frame,
+    threshold: Tensor,
+    by_inertia: bool,
+    max_iter: int,
+    empty: Empty,
+    spherical: bool,
+    fast: bool,
+    known: Known,
+) -> tuple[Fit, Known, Tensor]:
+    """What ``fit`` gives, the same bits, from rows of which something is ``known`` for ``centroids``; CPU.
+
+    Also what is known of them and the last centroids, and int64 [B]: how many products of a row with a centroid, or
+    distances between the two, were computed at any precision.
+    """
+    return OP(
+        impl, "fit_known", x, cu_rows, cu_clusters, centroids, weights, frame, threshold, by_inertia, max_iter, empty,
+        spherical, fast, known,
     )  # fmt: skip

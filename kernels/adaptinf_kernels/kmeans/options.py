@@ -29,6 +29,7 @@ class Options:
     non_finite: NonFinite
     seed: int
     impl: Impl
+    remember: bool = False
 
     def __post_init__(self) -> None:
         choose("stop", self.stop, Stop)

@@ -12,6 +12,7 @@ from adaptinf_kernels._arrays import as_tensor
 from adaptinf_kernels.kmeans import ops, start
 from adaptinf_kernels.kmeans.arithmetic import Frame, make_frame, reach_of, unit
 from adaptinf_kernels.kmeans.layout import Layout, check_counts, single, state_dtype
+from adaptinf_kernels.kmeans.memory import Memory, keys_of, nothing, recall
 from adaptinf_kernels.kmeans.options import Options
 from adaptinf_kernels.kmeans.ranks import Alone, Ranks
 from adaptinf_kernels.kmeans.rows import InMemory, Rows
@@ -33,12 +34,16 @@ class Fitted(NamedTuple):
 
     fit: ops.Fit
     frame: Frame
+    memory: Memory | None = None
 
 
 def fit_in_memory(
-    x: Tensor, layout: Layout, init: str | Tensor, weights: Tensor | None, options: Options
+    x: Tensor, layout: Layout, init: str | Tensor, former: Memory | None, weights: Tensor | None, options: Options
 ) -> tuple[Fitted, Tensor | None]:
-    """All problems of a matrix; also the rows that are finite, bool [N], where some are not and may be ignored."""
+    """All problems of a matrix; also the rows that are finite, bool [N], where some are not and may be ignored.
+
+    ``former`` is what a fit remembers that ended in the centroids ``init``.
+    """
     if not layout.problems:
         return _no_problem(x), None
     impl, spherical, cu_rows = options.impl, options.spherical, layout.cu_rows
@@ -69,11 +74,19 @@ def fit_in_memory(
             k = int(layout.cu_clusters[problem + 1] - layout.cu_clusters[problem])
             drawn.append(draw(rows, k, init, frame.of(problem), options))
         centroids = as_centroids(torch.cat(drawn), x.dtype, spherical)
-    fit = ops.fit(
-        impl, x, cu_rows, layout.cu_clusters, centroids, weights, frame, threshold, options.stop == "inertia",
+    inputs = (
+        x, cu_rows, layout.cu_clusters, centroids, weights, frame, threshold, options.stop == "inertia",
         options.max_iter, options.refill, spherical, options.fast,
     )  # fmt: skip
-    return Fitted(fit, frame), finite
+    if former is None and not options.remember:
+        return Fitted(ops.fit(impl, *inputs), frame), finite
+    keys = keys_of(x, cu_rows, impl)
+    if former is None:
+        known = nothing(len(x))
+    else:
+        known = recall(former, keys, cu_rows, layout.cu_clusters, torch.as_tensor(init), centroids)
+    fit, known, products = ops.fit_known(impl, *inputs, known)
+    return Fitted(fit, frame, Memory(keys, known, products) if options.remember else None), finite
 
 
 def _no_problem(x: Tensor) -> Fitted:

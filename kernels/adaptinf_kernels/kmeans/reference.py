@@ -17,12 +17,15 @@ from adaptinf_kernels.kmeans.arithmetic import (
     lane8,
 )
 from adaptinf_kernels.kmeans.lloyd import lloyd
-from adaptinf_kernels.kmeans.ops import Assigned, Empty, Extremes, Fit
+from adaptinf_kernels.kmeans.ops import Assigned, Empty, Extremes, Fit, Known
 from adaptinf_kernels.kmeans.rows import InMemory
 from torch import Tensor
 
 _BLOCK_BYTES = 16 << 20
 """Bytes of a block of rows in float64, and of its scores."""
+
+_TURN, _SPREAD = 0x9E3779B97F4A7C15 - 2**64, 0xD1B54A32D192ED03 - 2**64
+"""Odd numbers modulo 2^64, of the hash."""
 
 
 def not_supported_reasons(primitive: str, *inputs: Any) -> list[str]:
@@ -52,6 +55,18 @@ def column_sums(x: Tensor, cu_rows: Tensor, scale: Tensor) -> Tensor:
     for problem, _, block in _blocks(x, cu_rows, x.shape[1]):
         sums[problem] += integers(block.double(), None, scale[problem]).sum(0)
     return sums
+
+
+def hashes(x: Tensor) -> Tensor:
+    raw = x.contiguous().view(torch.uint8)
+    lines = torch.nn.functional.pad(raw, (0, -raw.shape[1] % 64)).view(torch.int64).reshape(len(x), -1, 8)
+    states = (torch.arange(1, 9, device=x.device) * _SPREAD).expand(len(x), 8)
+    for line in lines.unbind(1):
+        states = _rotated(states + line * _SPREAD, 31) * _TURN
+    found = torch.zeros_like(states[:, 0])
+    for state in states.unbind(1):
+        found = (_rotated(found, 27) ^ (state ^ _shifted(state, 32))) * _TURN
+    return found ^ _shifted(found, 32)
 
 
 def square_sums(x: Tensor, cu_rows: Tensor, origin: Tensor, scale: Tensor, spherical: bool) -> Tensor:
@@ -153,9 +168,28 @@ def fit(
     return Fit(*(torch.cat(parts) for parts in zip(*fits, strict=True)))
 
 
+def fit_known(x: Tensor, cu_rows: Tensor, cu_clusters: Tensor, *inputs: Any) -> tuple[Fit, Known, Tensor]:
+    """It makes no use of what is known, and finds out nothing."""
+    out = fit(x, cu_rows, cu_clusters, *inputs[:-1])
+    nothing = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    products = (out.n_iter + 1) * cu_rows.diff() * cu_clusters.diff()
+    return out, Known(out.labels, nothing + torch.inf, nothing), products
+
+
 _PRIMITIVES = {
-    function.__name__: function for function in (extremes, column_sums, square_sums, distances, assign, accumulate, fit)
+    function.__name__: function
+    for function in (extremes, column_sums, hashes, square_sums, distances, assign, accumulate, fit, fit_known)
 }
+
+
+def _shifted(words: Tensor, by: int) -> Tensor:
+    """To the right, zeros from the left."""
+    return words >> by & (1 << 64 - by) - 1
+
+
+def _rotated(words: Tensor, by: int) -> Tensor:
+    """To the left."""
+    return words << by | _shifted(words, 64 - by)
 
 
 def _whole(x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from adaptinf_kernels._dispatch import Impl
 from adaptinf_kernels.kmeans import ops
 from adaptinf_kernels.kmeans.arithmetic import largest_of_each, square_root, unit
 from adaptinf_kernels.kmeans.layout import Layout, lay_out, state_dtype
+from adaptinf_kernels.kmeans.memory import Memory
 from adaptinf_kernels.kmeans.options import Metric, Precision, choose
 from adaptinf_kernels.kmeans.problem import check_weights, step_frame
 from torch import Tensor
@@ -39,6 +40,7 @@ class KMeansResult(Generic[Array]):
         origin: float64 [d], what distances are computed relative to: the mean of the rows, zeros for the cosine.
         metric: "euclidean" or "cosine".
         cu_clusters: int64 [B + 1] where a batch's k differ, otherwise None.
+        memory: of a fit with ``remember``, what makes a fit that starts from this one cheap; otherwise None.
     """
 
     labels: Array
@@ -52,6 +54,7 @@ class KMeansResult(Generic[Array]):
     origin: Array
     metric: Metric
     cu_clusters: Array | None = None
+    memory: Memory | None = None
 
     def predict(
         self, x: Array, *, cu_rows: Array | None = None, precision: Precision = "exact", impl: Impl = "auto"
@@ -125,6 +128,7 @@ class KMeansResult(Generic[Array]):
             weights=like(x, seen + gained),
             radii=like(x, radii if spherical else square_root(radii)),
             changed=int((before.labels != after.labels).sum()),
+            memory=None,
         )
 
     def _problems(self) -> int | None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from adaptinf_kernels import _native, build_info, kmeans
 from adaptinf_kernels.kmeans import native, reference
 from adaptinf_kernels.kmeans.arithmetic import Frame, make_frame, unit
+from adaptinf_kernels.kmeans.memory import nothing
+from adaptinf_kernels.kmeans.ops import Fit, Known
 from adaptinf_kernels.kmeans.ranks import Alone
 from adaptinf_kernels.kmeans.scan import find_place, find_range
 from torch import Tensor
@@ -189,10 +193,30 @@ def check_fit(
     assign = [(x, cu_rows, cu_clusters, expected.centroids, frame.origin, m, spherical, False) for m in (1, several)]
     calls = [("accumulate", accumulate), *(("assign", arguments) for arguments in assign)]
     wanted = [reference.run(name, *arguments) for name, arguments in calls]
+    again = (*fit[:3], expected.centroids, *fit[4:])
+    expected_again = reference.run("fit", *again)
     for way in everywhere():
         compare(native.run("fit", *fit), expected, f"fit, {way}")
+        found, known, _ = native.run("fit_known", *fit, nothing(len(x)))
+        compare(found, expected, f"fit that is remembered, {way}")
+        check_known(known, x, cu_rows, cu_clusters, expected, spherical)
+        found, known, _ = native.run("fit_known", *again, known)
+        compare(found, expected_again, f"fit with bounds, {way}")
+        check_known(known, x, cu_rows, cu_clusters, expected_again, spherical)
         for (name, arguments), result in zip(calls, wanted, strict=True):
             compare(native.run(name, *arguments), result, f"{name}, {way}")
+
+
+def check_known(known: Known, x: Tensor, cu_rows: Tensor, cu_clusters: Tensor, fit: Fit, spherical: bool) -> None:
+    """The bounds hold for distances in extended precision, whose range float64 never leaves."""
+    y = (unit(x.double()) if spherical else x.double()).numpy().astype(np.longdouble)
+    c, labels = fit.centroids.double().numpy().astype(np.longdouble), known.labels.numpy()
+    assert torch.equal(known.labels, fit.labels)
+    for (row, end), (cluster, stop) in zip(pairwise(cu_rows.tolist()), pairwise(cu_clusters.tolist()), strict=True):
+        away = np.stack([np.sqrt(((y[row:end] - one) ** 2).sum(1)) for one in c[cluster:stop]], 1)
+        own = np.arange(stop - cluster) == labels[row:end, None]
+        assert (np.where(own, away, 0).max(1) <= known.upper[row:end].numpy()).all()
+        assert (np.where(own, np.inf, away).min(1) >= known.lower[row:end].numpy()).all()
 
 
 def compare(found: Any, expected: Any, what: str) -> None:
@@ -210,6 +234,8 @@ def test_passes_equal_the_reference(dtype: torch.dtype, everywhere: Callable[[],
     calls = [
         ("extremes", (x, cu_rows)),
         ("column_sums", (x, cu_rows, scale)),
+        ("hashes", (x,)),
+        ("hashes", (x.repeat(1, 17),)),
         *(("square_sums", (x, cu_rows, origin * (not unit), scale, unit)) for unit in (False, True)),
         *(
             ("distances", (x, origin[0] * (not unit), noise(9, 13).double(), by, unit))

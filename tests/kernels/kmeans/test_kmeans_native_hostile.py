@@ -45,6 +45,7 @@ FIT = {
     "spherical": "False",
     "fast": "False",
     "outputs": f"[{', '.join([*map(written, (4, 2, 2)), written(2, dtype=F64), *map(written, (1, 1, 1))])}]",
+    "known": "None",
     "threads": "2",
     "cpu_level": "''",
     "screen": "''",
@@ -81,6 +82,12 @@ def outputs(place: int, other: str) -> str:
 
 def frame(place: int, other: str) -> str:
     return f"[{', '.join([*FRAME[:place], other, *FRAME[place + 1 :]])}]"
+
+
+def known(place: int, other: str) -> str:
+    parts = [read(4, dtype=I64), written(4, dtype=F64), written(4, dtype=F64), written(1)]
+    parts[place] = other
+    return f"[{', '.join(parts)}]"
 
 
 HOSTILE = {
@@ -128,6 +135,14 @@ HOSTILE = {
     fit(outputs=outputs(1, written(3))): "sizes: must be",
     fit(outputs=outputs(3, written(2))): "radii: dtype",
     fit(outputs=outputs(6, f"(0, [1], [1], {I64}, 1, 0)")): "changed: null",
+    fit(known="[]"): "known: must be labels",
+    fit(known=known(0, read(3, dtype=I64))): r"known labels: must be \[4\]",
+    fit(known=known(0, read(4))): "known labels: dtype",
+    fit(known=known(0, written(4, at="FALLING"))): "known labels: 5 of row 1 is no cluster",
+    fit(known=known(0, written(4, at="LESS"))): "known labels: -2 of row 3 is no cluster",
+    fit(known=known(1, written(3, dtype=F64))): "known upper: must be",
+    fit(known=known(2, written(4))): "known lower: dtype",
+    fit(known=known(3, f"(0, [1], [1], {I64}, 1, 0)")): "products: null",
     assign(m="0"): "m: must be from 1",
     assign(m="3"): "m: must be from 1",
     assign(ids=written(4, 1)): "ids: must be",
@@ -136,6 +151,7 @@ HOSTILE = {
     assign(origin=read(2, 3)): "origin: must be",
     f"_C.kmeans_extremes({FIT['x']}, {FIT['cu_rows']}, [], 1)": "outputs: must be",
     f"_C.kmeans_column_sums({FIT['x']}, {FIT['cu_rows']}, {read(2)}, {written(1, 3)}, 1)": "scale: must be",
+    f"_C.kmeans_hashes({FIT['x']}, {written(3)}, 1)": r"out: must be \[4\]",
     f"_C.kmeans_square_sums({FIT['x']}, {FIT['cu_rows']}, {read(1, 3)}, {read(1)}, False, {written(2)}, 1)": "sums",
     f"_C.kmeans_distances({FIT['x']}, {read(1, 3)}, {read(2, 3)}, {read(3)}, False, {AWAY}, 1)": "limit",
     f"_C.kmeans_accumulate({FIT['x']}, {read(2, 3)}, None, {FIT['frame']}, False, False, [], 1)": "outputs: must be",
@@ -150,9 +166,9 @@ def outcomes() -> dict[str, str]:
         f"sys.path.insert(0, {str(Path(native().__file__).parent.parent)!r})",
         "from adaptinf_kernels import _C",
         "memory, written = (ctypes.c_int64 * 512)(), (ctypes.c_int64 * 512)(*[-1] * 512)",
-        "bounds = (ctypes.c_int64 * 16)(0, 4, 0, 2, 0, 5, 4, 0, 1, 2, 0, 4, 4, 0, 0, 2)",
+        "bounds = (ctypes.c_int64 * 20)(0, 4, 0, 2, 0, 5, 4, 0, 1, 2, 0, 4, 4, 0, 0, 2, 0, 1, -1, -2)",
         "P, Q, ROWS = ctypes.addressof(memory), ctypes.addressof(written), ctypes.addressof(bounds)",
-        "CLUSTERS, FALLING, DOUBLE, NONE, SECOND = (ROWS + 8 * at for at in (2, 4, 7, 10, 13))",
+        "CLUSTERS, FALLING, DOUBLE, NONE, SECOND, LESS = (ROWS + 8 * at for at in (2, 4, 7, 10, 13, 16))",
         "found = {}",
     ]
     for one in HOSTILE:
@@ -165,7 +181,12 @@ def outcomes() -> dict[str, str]:
             f"    found[{one!r}] = str(error)",
         ]
     lines += ["assert not any(memory) and all(word == -1 for word in written), 'memory was written'"]
-    lines += [f"{fit()}  # what is right passes", assign(), "print(json.dumps(found))"]
+    lines += [
+        f"{fit()}  # what is right passes",
+        fit(known=known(0, read(4, dtype=I64))),
+        assign(),
+        "print(json.dumps(found))",
+    ]
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"died in {done.stderr[-800:]}"
     return json.loads(done.stdout)
@@ -180,4 +201,4 @@ def test_hostile_numbers_raise(outcomes: dict[str, str], one: str) -> None:
 def test_no_sanitizer_complains(repository: Path, tmp_path: Path) -> None:
     """Every primitive on memory of exactly the inputs' sizes, under AddressSanitizer and UBSan."""
     sources = ["kmeans", "common/parallel.cpp", "grad_sketch/kernels_cpu.cpp"]
-    assert run_sanitized(repository, tmp_path, "native_kmeans_driver.cpp", sources) >= 9 * 4 * 6 * 2 * 3
+    assert run_sanitized(repository, tmp_path, "native_kmeans_driver.cpp", sources) >= 12 * 4 * 6 * 2 * 3
