@@ -57,10 +57,6 @@ void Assignment::search(Scratch& scratch) const {
       brute(tiles[t], scratch, scratch.found[t]), scratch.known[t] = tiles[t].wanted;
     return;
   }
-  for (Tops& tops : scratch.tops) {
-    for (float* part : {tops.first, tops.second, tops.third}) std::fill(part, part + kMaxTileRows, kNone);
-    for (int32_t* part : {tops.first_id, tops.second_id}) std::fill(part, part + kMaxTileRows, 0);
-  }
   scratch.products += static_cast<int64_t>(tiles.size()) * kernels_.tile_rows * centroids_.count();
   const int64_t words = packing_.words, group = std::max<int64_t>(1, kPanelWords / (kPanel * words));
   for (int64_t panel = 0; panel < centroids_.n_panels(); panel += group)

@@ -45,7 +45,9 @@ class Lloyd {
     assign();
     bounds_.close();
     moves_.clear();  // at first all rows join a cluster
+    moves_.reserve(static_cast<size_t>(rows_.count));
     for (int64_t row = 0; row < rows_.count; ++row) moves_.push_back({row, -1, labels_[row]});
+    joined_ = true;
     int64_t n_iter = 0, changed = 0, inertia = options_.by_inertia ? measure(nullptr, nullptr) : 0;
     for (bool settled = false; n_iter < options_.max_iter && !settled; ++n_iter) {
       sums_.apply(moves_, threads_);
@@ -183,7 +185,7 @@ class Lloyd {
     for (; bits != 0; bits &= bits - 1) {
       const int r = __builtin_ctzll(bits);
       int32_t& label = labels_[tile.id(r)];
-      if (label != found.label[r]) moves.push_back({tile.id(r), label, found.label[r]});
+      if (joined_ && label != found.label[r]) moves.push_back({tile.id(r), label, found.label[r]});
       label = found.label[r];
     }
   }
@@ -236,8 +238,7 @@ class Lloyd {
       for (int64_t row = task * kBlock; row < std::min(rows_.count, (task + 1) * kBlock); ++row) {
         const int32_t label = labels_[row];
         if (row + kAhead < rows_.count) rows_.prefetch(row + kAhead);
-        kernels_.load(rows_, row, y.get());
-        const double away = distance(kernels_, rows_, y.get(), centroids_.row(label));
+        const double away = kernels_.row_distance(rows_, row, centroids_.row(label), y.get());
         const double weight = problem_.weights == nullptr ? 1 : problem_.weights[row];
         part += std::llrint(away * weight * problem_.frame.inertia_scale);
         if (distances != nullptr) distances[row] = away;
@@ -271,6 +272,7 @@ class Lloyd {
   Buffer<uint8_t> is_packed_;  // unless tiled_, of each row
   Buffer<int32_t> labels_;    // [tile][tile_rows]
   Buffer<uint64_t> wanted_;   // of each tile, bit r: whether row r is to be labelled
+  bool joined_ = false;        // whether rows have a cluster that they may leave
   std::vector<Move> moves_;
   std::vector<float> moved_;
   int64_t measured_ = 0;      // distances of rows

@@ -54,11 +54,16 @@ struct Kernels {
   double (*dot)(const double* a, const double* b, int64_t padded);
   double (*squared_distance)(const double* a, const double* b, int64_t padded);
 
+  // |y - c|^2 of a row in its frame, or 1 - y . c for unit rows; y [padded] is scratch.
+  double (*row_distance)(const Rows& rows, int64_t row, const double* c, double* y);
+
   // mean [padded] = sums / scale / by.
   void (*mean)(const int64_t* sums, double scale, double by, double* mean, int64_t padded);
 
-  // sums [padded] += sign * rint((y * weight) * scale), sign 1 or -1.
-  void (*add)(const double* y, double weight, double scale, int64_t sign, int64_t* sums, int64_t padded);
+  // Adds rint((y * weight) * scale) of a row in its frame to the sums of the cluster `to` and subtracts it from those of
+  // `from`, unless -1; sums [clusters][padded], y [padded] is scratch.
+  void (*move)(const Rows& rows, int64_t row, double weight, double scale, int64_t from, int64_t to, int64_t* sums,
+               double* y);
 
   // sums [padded] += rint(x * scale) of rows `first` to `last`, whose origin is zero; y [padded] is scratch.
   void (*add_columns)(const Rows& rows, int64_t first, int64_t last, double scale, double* y, int64_t* sums);
@@ -76,7 +81,8 @@ struct Kernels {
   // tile [words][tile_rows] = the words of rows [tile_rows].
   void (*transpose)(const uint32_t* const* rows, int64_t words, uint32_t* tile);
 
-  // Screens offset_j + row . centroid_j of panels first to last (excluded); panels [words][kPanel] of centroids.
+  // Screens offset_j + row . centroid_j of panels first to last (excluded); panels [words][kPanel] of centroids. Those from 0
+  // on begin new `tops`.
   void (*screen)(const uint32_t* tile, int64_t words, const uint32_t* panels, const float* offsets, int64_t first,
                  int64_t last, Tops& tops);
 

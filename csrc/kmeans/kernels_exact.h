@@ -93,12 +93,34 @@ void load(const Rows& rows, int64_t row, double* y) {
   if (rows.unit) to_unit(y, rows.padded);
 }
 
+// Eight columns of a float32 row less the origin.
+ADAPTINF_ALWAYS Doubles framed(const float* x, const double* origin, int64_t t) {
+  using Few = float __attribute__((vector_size(4 * kDoubles), aligned(4), may_alias));
+  return __builtin_convertvector(*reinterpret_cast<const Few*>(x + t), Doubles) - load_doubles(origin + t);
+}
+
+double row_distance(const Rows& rows, int64_t row, const double* c, double* y) {
+  if (rows.dtype == DType::float32 && !rows.unit && rows.columns == rows.padded) {
+    const auto* x = reinterpret_cast<const float*>(rows.at(row));
+    Doubles sums[kParts]{};
+    for (int64_t t = 0; t < rows.padded; t += 8)
+      for (int64_t part = 0; part < kParts; ++part) {
+        const int64_t at = t + part * kDoubles;
+        const Doubles away = framed(x, rows.origin, at) - load_doubles(c + at);
+        sums[part] += rounded(away * away);
+      }
+    return tree(sums);
+  }
+  load(rows, row, y);
+  return rows.unit ? 1 - dot(y, c, rows.padded) : squared_distance(y, c, rows.padded);
+}
+
 void mean(const int64_t* sums, double scale, double by, double* mean, int64_t padded) {
   const double inverse = 1 / scale;  // exact: a power of two
   for (int64_t t = 0; t < padded; ++t) mean[t] = static_cast<double>(sums[t]) * inverse / by;
 }
 
-// Ties to even, as the processor's mode is.
+// sums += sign * rint((y * weight) * scale), ties to even, as the processor's mode is.
 void add(const double* y, double weight, double scale, int64_t sign, int64_t* sums, int64_t padded) {
 #if ADAPTINF_VECTOR_BYTES == 64
   const __m512d by = _mm512_set1_pd(weight), power = _mm512_set1_pd(scale);
@@ -110,6 +132,27 @@ void add(const double* y, double weight, double scale, int64_t sign, int64_t* su
 #else
   for (int64_t t = 0; t < padded; ++t) sums[t] += sign * std::llrint(y[t] * weight * scale);
 #endif
+}
+
+void move(const Rows& rows, int64_t row, double weight, double scale, int64_t from, int64_t to, int64_t* sums, double* y) {
+#if ADAPTINF_VECTOR_BYTES == 64
+  if (rows.dtype == DType::float32 && !rows.unit && rows.columns == rows.padded) {
+    const auto* x = reinterpret_cast<const float*>(rows.at(row));
+    const __m512d by = _mm512_set1_pd(weight), power = _mm512_set1_pd(scale);
+    int64_t* gains = to < 0 ? nullptr : sums + to * rows.padded;
+    int64_t* loses = from < 0 ? nullptr : sums + from * rows.padded;
+    for (int64_t t = 0; t < rows.padded; t += 8) {
+      const auto value = reinterpret_cast<__m512d>(framed(x, rows.origin, t));
+      const __m512i whole = _mm512_cvtpd_epi64(_mm512_mul_pd(_mm512_mul_pd(value, by), power));
+      if (gains != nullptr) _mm512_storeu_si512(gains + t, _mm512_add_epi64(_mm512_loadu_si512(gains + t), whole));
+      if (loses != nullptr) _mm512_storeu_si512(loses + t, _mm512_sub_epi64(_mm512_loadu_si512(loses + t), whole));
+    }
+    return;
+  }
+#endif
+  load(rows, row, y);
+  if (to >= 0) add(y, weight, scale, 1, sums + to * rows.padded, rows.padded);
+  if (from >= 0) add(y, weight, scale, -1, sums + from * rows.padded, rows.padded);
 }
 
 void add_columns(const Rows& rows, int64_t first, int64_t last, double scale, double* y, int64_t* sums) {

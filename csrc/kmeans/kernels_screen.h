@@ -52,6 +52,13 @@ ADAPTINF_ALWAYS void products(const uint32_t* tile, int64_t words, const uint32_
 
 void screen(const uint32_t* tile, int64_t words, const uint32_t* panels, const float* offsets, int64_t first, int64_t last,
             Tops& tops) {
+  if (first == 0) {
+    const Floats none = Floats{} - __builtin_inff();
+    for (float* part : {tops.first, tops.second, tops.third})
+      for (int64_t at = 0; at < kTileRows; at += kLanes) store(part + at, none);
+    for (int32_t* part : {tops.first_id, tops.second_id})
+      for (int64_t at = 0; at < kTileRows; at += kLanes) store(part + at, Ints{});
+  }
   for (int64_t id = first * kPanel; id < last * kPanel; id += kTaken) {
     Floats total[kSides][kTaken];
     products(tile, words, panels + id / kPanel * words * kPanel + id % kPanel, offsets + id, total);

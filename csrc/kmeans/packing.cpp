@@ -5,23 +5,7 @@
 
 namespace adaptinf::kmeans {
 
-float rounded_up(double value) {
-  const auto near = static_cast<float>(value);
-  return near < value ? std::nextafterf(near, std::numeric_limits<float>::infinity()) : near;
-}
-
-float rounded_down(double value) {
-  const auto near = static_cast<float>(value);
-  return near > value ? std::nextafterf(near, -std::numeric_limits<float>::infinity()) : near;
-}
-
 namespace {
-
-uint32_t bits_of(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
 
 // The least bfloat16 that is not below; a NaN stays one.
 uint32_t brain_up(float value) {

@@ -26,6 +26,27 @@ constexpr double kMargin = 1 + 1.0 / 64;
 constexpr double kLongest = 0x1p60;   // scaled norms beyond it are not screened
 constexpr double kFlushed = 0x1p-120; // what a term may lose because it is below the normal numbers
 
+inline uint32_t bits_of(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+// The least float32 that is not below a number. That of what is too large for float32 is infinity or, below zero, the lowest
+// finite one; what is no number stays so.
+inline float rounded_up(double value) {
+  const auto near = static_cast<float>(value);
+  if (!(near < value)) return near;
+  if (near == 0) return 0x1p-149f;
+  const uint32_t next = near > 0 ? bits_of(near) + 1 : bits_of(near) - 1;
+  float above;
+  std::memcpy(&above, &next, sizeof above);
+  return above;
+}
+
+// The largest that is not above.
+inline float rounded_down(double value) { return -rounded_up(-value); }
+
 // The certificate's share of a row.
 struct Slack {
   float a, b;
@@ -72,8 +93,5 @@ class Packing {
   const double growth;
 };
 
-// The largest float32 that is surely not above, and the least not below, a non-negative number within float32's range.
-float rounded_up(double value);
-float rounded_down(double value);
 
 }  // namespace adaptinf::kmeans

@@ -47,9 +47,7 @@ void Sums::apply_in_order(const std::vector<Move>& moves, int threads) {
       if (i + kAhead < last) rows_.prefetch(moves[static_cast<size_t>(i + kAhead)].row);
       const auto [row, from, to] = moves[static_cast<size_t>(i)];
       const double weight = row_weights_ == nullptr ? 1 : row_weights_[row];
-      kernels_.load(rows_, row, y.get());
-      if (to >= 0) kernels_.add(y.get(), weight, frame_.sum_scale, 1, sums + to * rows_.padded, rows_.padded);
-      if (from >= 0) kernels_.add(y.get(), weight, frame_.sum_scale, -1, sums + from * rows_.padded, rows_.padded);
+      kernels_.move(rows_, row, weight, frame_.sum_scale, from, to, sums, y.get());
     }
     for (size_t t = 0; t < own.size(); ++t) __atomic_fetch_add(&sums_[t], own[t], __ATOMIC_RELAXED);
   });
@@ -96,9 +94,9 @@ void Sums::apply_run(const int64_t* entries, int64_t count, int64_t cluster, boo
   for (int64_t i = 0; i < count; ++i) {
     const int64_t row = entries[i] / 2;
     if (i + kAhead < count) rows_.prefetch(entries[i + kAhead] / 2);
-    kernels_.load(rows_, row, y);
-    kernels_.add(y, row_weights_ == nullptr ? 1 : row_weights_[row], frame_.sum_scale, entries[i] % 2 == 0 ? 1 : -1, target,
-                 rows_.padded);
+    const bool joins = entries[i] % 2 == 0;
+    kernels_.move(rows_, row, row_weights_ == nullptr ? 1 : row_weights_[row], frame_.sum_scale, joins ? -1 : 0, joins ? 0 : -1,
+                  target, y);
   }
   if (shared)
     for (int64_t t = 0; t < rows_.padded; ++t) __atomic_fetch_add(sums + t, local[t], __ATOMIC_RELAXED);

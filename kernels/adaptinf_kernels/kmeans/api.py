@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -11,7 +12,7 @@ import torch.distributed as dist
 from adaptinf_kernels._arrays import as_tensor, like
 from adaptinf_kernels._dispatch import Impl
 from adaptinf_kernels.errors import NotSupportedError
-from adaptinf_kernels.kmeans.arithmetic import square_root
+from adaptinf_kernels.kmeans.arithmetic import largest, square_root
 from adaptinf_kernels.kmeans.layout import Layout, check_counts, lay_out, single
 from adaptinf_kernels.kmeans.memory import Memory
 from adaptinf_kernels.kmeans.options import Empty, Init, Metric, NonFinite, Options, Precision, Stop
@@ -157,7 +158,7 @@ def check_init(init: Any, layout: Layout, columns: int) -> str | Tensor:
         form = "[k, d]" if layout.single else "[B, k, d]" if len(shape) == 3 else "[sum k, d]"
         raise ValueError(f"init must be {form} = {shape}, not {list(start.shape)}")
     start = start.reshape(total, columns)
-    if not torch.isfinite(start).all():
+    if not math.isfinite(largest(start)):
         raise ValueError(f"init has NaN or infinity in row {int((~torch.isfinite(start).all(1)).nonzero()[0])}")
     return start
 

@@ -34,6 +34,14 @@ class Frame(NamedTuple):
         return Frame(*(part[problem : problem + 1] for part in self))
 
 
+def largest(values: Tensor) -> float:
+    """The largest magnitude, 0 of nothing; not finite where a value is not. In one pass, without copies."""
+    if not values.numel():
+        return 0.0
+    low, high = values.aminmax()
+    return max(abs(float(low)), abs(float(high)))  # both are NaN where a value is
+
+
 def make_frame(
     origin: Tensor, reach: Tensor, rows: Tensor, heaviest: Tensor, *, spherical: bool, away: Tensor | None = None
 ) -> Frame:

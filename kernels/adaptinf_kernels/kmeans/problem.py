@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from adaptinf_kernels._arrays import as_tensor
 from adaptinf_kernels.kmeans import ops, start
-from adaptinf_kernels.kmeans.arithmetic import Frame, make_frame, reach_of, unit
+from adaptinf_kernels.kmeans.arithmetic import Frame, largest, make_frame, reach_of, unit
 from adaptinf_kernels.kmeans.layout import Layout, check_counts, single, state_dtype
 from adaptinf_kernels.kmeans.memory import Memory, keys_of, nothing, recall
 from adaptinf_kernels.kmeans.options import Options
@@ -191,7 +192,7 @@ def as_centroids(rows: Tensor, dtype: torch.dtype, spherical: bool) -> Tensor:
     if not spherical:
         check_magnitude("init", rows)
     centroids = (unit(rows.double()) if spherical else rows).to(state_dtype(dtype))
-    if not torch.isfinite(centroids).all():
+    if not math.isfinite(largest(centroids)):
         raise ValueError(f"init is not within the range of {centroids.dtype}, the dtype of centroids of {dtype} rows")
     return centroids
 

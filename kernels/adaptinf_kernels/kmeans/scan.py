@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 from adaptinf_kernels.kmeans import ops
-from adaptinf_kernels.kmeans.arithmetic import LARGEST, make_frame, origin_of, reach_of, scale
+from adaptinf_kernels.kmeans.arithmetic import LARGEST, largest, make_frame, origin_of, reach_of, scale
 from adaptinf_kernels.kmeans.ranks import Ranks
 from torch import Tensor
 
@@ -46,9 +46,9 @@ def find_place(parts: Parts, found: Range, ranks: Ranks, *, spherical: bool, imp
     """The mean of the rows as the origin; zeros for the cosine."""
     if spherical:
         return Place(torch.zeros_like(found.low), torch.ones_like(found.low[:, 0]), found.rows)
-    largest = torch.maximum(found.low.abs(), found.high.abs()).amax(1)
-    check_magnitude("x", largest)
-    power = scale(found.rows, largest)
+    farthest = torch.maximum(found.low.abs(), found.high.abs()).amax(1)
+    check_magnitude("x", farthest)
+    power = scale(found.rows, farthest)
     sums = torch.stack([ops.column_sums(impl, x, cu_rows, power) for x, cu_rows in parts()]).sum(0)
     origin = origin_of(ranks.total(sums), power, found.rows)
     return Place(origin, reach_of(found.low, found.high, origin), found.rows)
@@ -56,9 +56,9 @@ def find_place(parts: Parts, found: Range, ranks: Ranks, *, spherical: bool, imp
 
 def check_magnitude(what: str, values: Tensor) -> None:
     """Raises ValueError where squares would leave the range of float64."""
-    largest = float(values.abs().max()) if values.numel() else 0.0
-    if largest > LARGEST:
-        raise ValueError(f"{what} holds {largest:g}, its values must be within 2^300 = {LARGEST:.0e}: scale them")
+    most = largest(values)
+    if most > LARGEST:
+        raise ValueError(f"{what} holds {most:g}, its values must be within 2^300 = {LARGEST:.0e}: scale them")
 
 
 def find_variance(parts: Parts, place: Place, ranks: Ranks, *, spherical: bool, impl: str) -> Tensor:
