@@ -77,6 +77,16 @@ GOALS = (
     ),
     _ratio("cpu", "faiss / k-means, 64 of 2000x64, K=16", f"{_K}-64-of-2000x64-16", "faiss", "native", ">=", 9),
     _ratio("cpu", "faiss / k-means, 40000x768, K=4000", f"{_K}-40000x768-4000", "faiss", "native", ">=", 2.2),
+    _ratio("cpu", "k-means beside two busy processes / alone", "kmeans-busy", "native, busy", "native", "<=", 2.1),
+    _ratio(
+        "cpu",
+        "k-means and SemDeDup of 1,000,000 x 384, K=1000 / their products in bfloat16",
+        f"{_K}-1000000x384-1000-dedup",
+        "native",
+        "products in bfloat16",
+        "<=",
+        1.3,
+    ),
     _ratio(
         "cpu", "k-means after 1 % changed: refit / warm start", "kmeans-warm", "refit", "warm", ">=", 10, "operations"
     ),
