@@ -7,7 +7,7 @@ import re
 import pytest
 from adaptinf_kernels import build_info
 
-from tests.kernels.cuda_hostile import F32, F64, I8, I64, outcomes_of, tensor
+from tests.kernels.native_hostile import CUDA_ERRORS, F32, F64, I8, I64, outcomes_of, tensor
 
 if not build_info()["native"]:
     pytest.skip(build_info()["reason"], allow_module_level=True)
@@ -69,7 +69,8 @@ HOSTILE = {
 
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, str]:
-    return outcomes_of(list(HOSTILE), "_C.semdedup_cuda_workspace(6, 2, 2, 2, 'greedy')")
+    size = "SIZE = _C.semdedup_cuda_workspace(6, 2, 2, 2, 'greedy') if _C.build_info()['cuda']['built'] else 1"
+    return outcomes_of(HOSTILE, setup=[size], errors=CUDA_ERRORS)
 
 
 @pytest.mark.parametrize("one", HOSTILE)

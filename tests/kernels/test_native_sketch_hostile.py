@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from adaptinf_kernels import build_info
-from adaptinf_kernels._native import native
 
+from tests.kernels.native_hostile import F32, F64, I64, outcomes_of
 from tests.kernels.sanitizers import run_sanitized
 
 if not build_info()["native"]:
     pytest.skip(build_info()["reason"], allow_module_level=True)
 
-F32, F64, I64, S, NO = 0x220, 0x240, 0x40, "('sjlt', 4, 1, 2, 2)", "('', None, None, [0.0] * 4)"
+S, NO = "('sjlt', 4, 1, 2, 2)", "('', None, None, [0.0] * 4)"
 NO_NORMS = f"(0, [0], [1], {F32}, 1, 0)"
 
 
@@ -137,29 +134,7 @@ HOSTILE = {
 
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, str]:
-    """Call -> the error it raised, all in one process."""
-    lines = [
-        "import ctypes, json, sys",
-        f"sys.path.insert(0, {str(Path(native().__file__).parent.parent)!r})",
-        "from adaptinf_kernels import _C",
-        "read, written = (ctypes.c_int64 * 512)(), (ctypes.c_int64 * 512)(*[-1] * 512)",
-        "P, Q = ctypes.addressof(read), ctypes.addressof(written)",
-        "found = {}",
-    ]
-    for call in HOSTILE:
-        lines += [
-            f"print({call!r}, file=sys.stderr, flush=True)",
-            "try:",
-            f"    {call}",
-            f"    found[{call!r}] = 'no error'",
-            "except (ValueError, TypeError) as error:",
-            f"    found[{call!r}] = str(error)",
-        ]
-    lines += ["assert not any(read) and all(word == -1 for word in written), 'memory was written'"]
-    lines += [f"{linear()}  # what is right passes", xorts(), "print(json.dumps(found))"]
-    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"died in {done.stderr[-800:]}"
-    return json.loads(done.stdout)
+    return outcomes_of(HOSTILE, right=[linear(), xorts()])
 
 
 @pytest.mark.parametrize("call", HOSTILE)

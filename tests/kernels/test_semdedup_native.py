@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -17,13 +16,13 @@ from adaptinf_kernels._native import native
 from adaptinf_kernels.semdedup import native as implementation
 from adaptinf_kernels.semdedup.api import Keep
 
+from tests.kernels.native_hostile import F32, F64, I8, I64, outcomes_of
 from tests.kernels.sanitizers import run_sanitized
 
 if not build_info()["native"]:
     pytest.skip(build_info()["reason"], allow_module_level=True)
 
 LEVELS = [(level, True) for level in build_info()["cpu"]["levels"]] + [("", False)]
-F16, F32, I8, I64, F64 = 0x210, 0x220, 0x8, 0x40, 0x240
 
 
 def everything(x: torch.Tensor, labels: torch.Tensor | None = None, eps: float = 0.05, **options: object) -> list:
@@ -217,31 +216,13 @@ HOSTILE = {
 
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, str]:
-    """Call -> the error it raised, all in one process."""
-    lines = [
-        "import ctypes, json, sys",
-        f"sys.path.insert(0, {str(Path(native().__file__).parent.parent)!r})",
-        "from adaptinf_kernels import _C",
-        "read, written = (ctypes.c_int64 * 512)(), (ctypes.c_int64 * 512)(*[-1] * 512)",
+    numbers = [
         "bounds = (ctypes.c_int64 * 16)(0, 2, 5, 1, 2, 5, 0, 3, 2, 5, 4, 0)",
         "negative = (ctypes.c_int64 * 8)(*[-1] * 8)",
-        "P, Q, B, N = map(ctypes.addressof, (read, written, bounds, negative))",
-        "found = {}",
+        "B, N = map(ctypes.addressof, (bounds, negative))",
     ]
-    for call in HOSTILE:
-        lines += [
-            f"print({call!r}, file=sys.stderr, flush=True)",
-            "try:",
-            f"    {call}",
-            f"    found[{call!r}] = 'no error'",
-            "except (ValueError, TypeError) as error:",
-            f"    found[{call!r}] = str(error)",
-        ]
-    lines += ["assert not any(read) and all(word == -1 for word in written), 'memory was written'"]
-    lines += [problem(), farthest("semdedup_farthest", f"(P, [2], [1], {I64}, 1, 0)"), "print(json.dumps(found))"]
-    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"died in {done.stderr[-800:]}"
-    return json.loads(done.stdout)
+    right = [problem(), farthest("semdedup_farthest", f"(P, [2], [1], {I64}, 1, 0)")]
+    return outcomes_of(HOSTILE, setup=numbers, right=right)
 
 
 @pytest.mark.parametrize("call", HOSTILE)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from adaptinf_kernels import build_info
-from adaptinf_kernels._native import native
 
+from tests.kernels.native_hostile import F32, F64, I64, outcomes_of
 from tests.kernels.sanitizers import run_sanitized
 
 if not build_info()["native"]:
     pytest.skip(build_info()["reason"], allow_module_level=True)
-
-F32, F64, I64 = 0x220, 0x240, 0x40
 
 
 def written(*shape: int, dtype: int = I64, at: str = "Q") -> str:
@@ -160,36 +155,13 @@ HOSTILE = {
 
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, str]:
-    """Call -> the error it raised, all in one process."""
-    lines = [
-        "import ctypes, json, sys",
-        f"sys.path.insert(0, {str(Path(native().__file__).parent.parent)!r})",
-        "from adaptinf_kernels import _C",
-        "memory, written = (ctypes.c_int64 * 512)(), (ctypes.c_int64 * 512)(*[-1] * 512)",
+    bounds = [
         "bounds = (ctypes.c_int64 * 20)(0, 4, 0, 2, 0, 5, 4, 0, 1, 2, 0, 4, 4, 0, 0, 2, 0, 1, -1, -2)",
-        "P, Q, ROWS = ctypes.addressof(memory), ctypes.addressof(written), ctypes.addressof(bounds)",
-        "CLUSTERS, FALLING, DOUBLE, NONE, SECOND, LESS = (ROWS + 8 * at for at in (2, 4, 7, 10, 13, 16))",
-        "found = {}",
+        "places = (ctypes.addressof(bounds) + 8 * at for at in (0, 2, 4, 7, 10, 13, 16))",
+        "ROWS, CLUSTERS, FALLING, DOUBLE, NONE, SECOND, LESS = places",
     ]
-    for one in HOSTILE:
-        lines += [
-            f"print({one!r}, file=sys.stderr, flush=True)",
-            "try:",
-            f"    {one}",
-            f"    found[{one!r}] = 'no error'",
-            "except (ValueError, TypeError) as error:",
-            f"    found[{one!r}] = str(error)",
-        ]
-    lines += ["assert not any(memory) and all(word == -1 for word in written), 'memory was written'"]
-    lines += [
-        f"{fit()}  # what is right passes",
-        fit(known=known(0, read(4, dtype=I64))),
-        assign(),
-        "print(json.dumps(found))",
-    ]
-    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"died in {done.stderr[-800:]}"
-    return json.loads(done.stdout)
+    right = [fit(), fit(known=known(0, read(4, dtype=I64))), assign()]
+    return outcomes_of(HOSTILE, setup=bounds, right=right)
 
 
 @pytest.mark.parametrize("one", HOSTILE)
