@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+UNMEASURED = ("benchmarks", "kernels")
+"""Folders whose tests, and the processes that those start, run without the tracer of coverage, which is measured of
+adaptinf: the kernels never import it, and interpreted ones would take twice as long."""
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if item.path.is_relative_to(REPOSITORY / "tests") and item.path.parts[len(REPOSITORY.parts) + 1] in UNMEASURED:
+        item.add_marker("no_cover")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    with pytest.MonkeyPatch.context() as patch:
+        if item.get_closest_marker("no_cover"):
+            patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+        return (yield)
 
 
 @pytest.fixture(scope="session")
