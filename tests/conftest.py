@@ -24,7 +24,7 @@ settings.load_profile("repeat")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Tests go to workers one by one, but interpreted kernels file by file: a file has a process of its own.
+    """Tests go to workers one by one, but those of ``TOGETHER`` file by file.
 
     (`xdist_group` would do, but xdist 3.8 does not see the mark under pytest 9.2.)
     """
@@ -33,7 +33,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return file if "kernels/triton/" in file else nodeid
+            return file if any(place in file for place in TOGETHER) else nodeid
 
     return Scheduling(config, log)
 
@@ -45,6 +45,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+TOGETHER = ("kernels/triton/", "kernels/test_cuda_kmeans.py", "kernels/test_cuda_semdedup.py", "cli/test_pipeline.py")
+"""Files whose tests share what takes long: a process that interprets, a build with sanitizers, the features of a run.
+xdist begins with the largest of them."""
 UNMEASURED = ("benchmarks", "kernels")
 """Folders whose tests, and the processes that those start, run without the tracer of coverage, which is measured of
 adaptinf: the kernels never import it, and interpreted ones would take twice as long."""

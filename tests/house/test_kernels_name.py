@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.no_cover  # imports transformers, and nothing of ours
+
 LLAMA = """
 import importlib.util, sys
 import transformers

@@ -25,9 +25,15 @@ def test_no_kernel_spills(source: str, architecture: str, repository: Path, tmp_
     known = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=True).stdout
     if f"sm_{architecture.rstrip('a')}" not in known:
         pytest.skip(f"this nvcc knows no sm_{architecture}")
-    flags = ["-O3", "-std=c++17", "-Xptxas=-v", f"-gencode=arch=compute_{architecture},code=sm_{architecture}"]
+    flags = [
+        "-O3",
+        "-std=c++17",
+        "-Xptxas=-v",
+        f"-gencode=arch=compute_{architecture},code=sm_{architecture}",
+        "-cubin",
+    ]
     csrc = repository / "csrc"
-    command = [nvcc, *flags, f"-I{csrc}", "-c", str(csrc / source), "-o", str(tmp_path / "kernels.o")]
+    command = [nvcc, *flags, f"-I{csrc}", str(csrc / source), "-o", str(tmp_path / "kernels.cubin")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     report = done.stdout + done.stderr
