@@ -13,7 +13,7 @@ constexpr int kStages = 3;  // chunks on their way or in use
 constexpr int kMaxResident = 4;  // chunks of a tile of rows that stay in shared memory for all others
 constexpr int kRowBytes = kTileRows * kChunk * 2, kOtherBytes = kTileOthers * kChunk * 2;
 
-__host__ __device__ inline int64_t chunks_of(int64_t padded) { return (padded + kChunk - 1) / kChunk; }
+__host__ __device__ inline int chunks_of(int64_t padded) { return static_cast<int>((padded + kChunk - 1) / kChunk); }
 __host__ __device__ inline bool rows_stay(int64_t padded) { return chunks_of(padded) <= kMaxResident; }
 inline int64_t screen_shared_bytes(int64_t padded) {
   return (rows_stay(padded) ? chunks_of(padded) : kStages) * kRowBytes + kStages * kOtherBytes;
@@ -26,14 +26,15 @@ __device__ __forceinline__ unsigned char* unit_address(unsigned char* chunk, int
 
 // `tile` rows of a chunk of bfloat16 [.., padded] to shared memory; row r of the tile is row index(r).
 template <int kRows, class Index>
-__device__ __forceinline__ void copy_chunk(unsigned char* shared, const uint16_t* from, int64_t padded, int64_t chunk,
+__device__ __forceinline__ void copy_chunk(unsigned char* shared, const uint16_t* from, int64_t padded, int chunk,
                                            const Index& index) {
   constexpr int kUnits = kChunk / 8;
-  const int units = static_cast<int>(min(static_cast<int64_t>(kUnits), (padded - chunk * kChunk) / 8));
+  const int units = min(kUnits, (static_cast<int>(padded) - chunk * kChunk) / 8);
+  from += chunk * kChunk;
   for (int i = static_cast<int>(threadIdx.x); i < kRows * kUnits; i += kThreads) {
     const int row = i / kUnits, unit = i % kUnits;
     if (unit < units)
-      copy_async(unit_address(shared, row, unit), from + index(row) * padded + chunk * kChunk + unit * 8);
+      copy_async(unit_address(shared, row, unit), from + static_cast<int64_t>(index(row)) * padded + unit * 8);
   }
 }
 
@@ -66,39 +67,38 @@ __device__ __forceinline__ void multiply_chunk(float (&dots)[2][8][4], unsigned 
 // belongs to row m 16 + (i / 2) 8 + lane / 4 of the warp's 32 rows, and to number n 8 + (lane % 4) 2 + i % 2 of the tile.
 // Row r of the tile is packed at rows[row_index(r)], other k of all at others[other_index(k)], k < count.
 template <class RowIndex, class OtherIndex, class Each>
-__device__ void for_tiles(const uint16_t* rows_packed, const uint16_t* others_packed, int64_t padded, int64_t first_tile,
-                          int64_t last_tile, int64_t count, unsigned char* shared, const RowIndex& row_index,
+__device__ void for_tiles(const uint16_t* rows_packed, const uint16_t* others_packed, int64_t padded, int first_tile,
+                          int last_tile, int count, unsigned char* shared, const RowIndex& row_index,
                           const OtherIndex& other_index, const Each& each) {
-  const int64_t chunks = chunks_of(padded), steps = (last_tile - first_tile) * chunks;
+  // Each step reads other packed numbers: no memory has 2^31 steps.
+  const int chunks = chunks_of(padded), steps = (last_tile - first_tile) * chunks;
   const bool stay = rows_stay(padded);
   unsigned char* const rows = shared;
   unsigned char* const others = shared + (stay ? chunks : kStages) * kRowBytes;
 
-  const auto fetch = [&](int64_t step) {
+  const auto fetch = [&](int step) {
     if (step < steps) {
-      // 32 bits divide in a few instructions, 64 in a call. Each step reads other packed numbers: no memory has 2^32 steps.
-      const uint32_t of_tile = static_cast<uint32_t>(step) / static_cast<uint32_t>(chunks);
-      const int64_t tile = first_tile + of_tile, chunk = step - of_tile * chunks;
+      const int of_tile = step / chunks, chunk = step - of_tile * chunks, first = (first_tile + of_tile) * kTileOthers;
       if (!stay || step < chunks)
         copy_chunk<kTileRows>(rows + (stay ? chunk : step % kStages) * kRowBytes, rows_packed, padded, chunk, row_index);
       copy_chunk<kTileOthers>(others + step % kStages * kOtherBytes, others_packed, padded, chunk, [&](int row) {
-        return other_index(min(tile * kTileOthers + row, count - 1));
+        return other_index(min(first + row, count - 1));
       });
     }
     commit_copies();  // an empty group where nothing is left, so that the count of groups stays the steps'
   };
 
   __syncthreads();  // the shared memory may still be read for the rows before
-  for (int64_t step = 0; step < kStages - 1; ++step) fetch(step);
+  for (int step = 0; step < kStages - 1; ++step) fetch(step);
   float dots[2][8][4] = {};
-  int64_t step = 0;
-  for (int64_t tile = first_tile; tile < last_tile; ++tile) {
-    for (int64_t chunk = 0; chunk < chunks; ++chunk, ++step) {
+  int step = 0;
+  for (int tile = first_tile; tile < last_tile; ++tile) {
+    for (int chunk = 0; chunk < chunks; ++chunk, ++step) {
       wait_copies<kStages - 2>();
       __syncthreads();  // this step's chunks are there, and those of the step before have been read
       fetch(step + kStages - 1);
       multiply_chunk(dots, rows + (stay ? chunk : step % kStages) * kRowBytes, others + step % kStages * kOtherBytes,
-                     static_cast<int>(min(static_cast<int64_t>(kChunk), padded - chunk * kChunk) / 16));
+                     min(kChunk, static_cast<int>(padded) - chunk * kChunk) / 16);
     }
     each(tile * kTileOthers, dots);
 #pragma unroll
@@ -106,7 +106,7 @@ __device__ void for_tiles(const uint16_t* rows_packed, const uint16_t* others_pa
   }
 }
 
-inline __host__ __device__ int64_t tiles_of(int64_t others) { return (others + kTileOthers - 1) / kTileOthers; }
+inline __host__ __device__ int tiles_of(int64_t others) { return static_cast<int>((others + kTileOthers - 1) / kTileOthers); }
 
 // The best screens of a row so far; lower is better.
 struct Best {
@@ -144,15 +144,30 @@ __device__ __forceinline__ Best of_own_row(Best (&best)[4]) {
   return mine;
 }
 
-// Bits of a tile, from lanes that have those of rows s 8 + lane / 4 in marked[s], to lane l for row l of the warp's.
-__device__ __forceinline__ Count of_own_row(Count (&marked)[4]) {
+// From lane l, which has a value of row l of the warp's, to lanes that have rows s 8 + lane / 4.
+template <class T>
+__device__ __forceinline__ void of_four_rows(T mine, T (&values)[4]) {
+#pragma unroll
+  for (int s = 0; s < 4; ++s) values[s] = __shfl_sync(kFullWarp, mine, s * 8 + lane_of_warp() / 4);
+}
+
+// Pairs of bits, each to a byte of its own.
+__device__ __forceinline__ uint32_t pairs_apart(uint32_t byte) {
+  byte = (byte | byte << 12) & 0x000f000fu;
+  return (byte | byte << 6) & 0x03030303u;
+}
+
+// Bits of a tile, from lanes that have those of rows s 8 + lane / 4 in marked[s], bit n 2 + i for number n 8 + (lane % 4) 2 +
+// i of the tile, to lane l for row l of the warp's.
+__device__ __forceinline__ Count of_own_row(const uint32_t (&marked)[4]) {
   const int lane = lane_of_warp();
   Count mine = 0;
 #pragma unroll
   for (int s = 0; s < 4; ++s) {
-    marked[s] |= __shfl_xor_sync(kFullWarp, marked[s], 1);
-    marked[s] |= __shfl_xor_sync(kFullWarp, marked[s], 2);
-    const Count other = __shfl_sync(kFullWarp, marked[s], lane % 8 * 4);
+    Count bits = (static_cast<Count>(pairs_apart(marked[s] >> 8)) << 32 | pairs_apart(marked[s] & 0xffu)) << lane % 4 * 2;
+    bits |= __shfl_xor_sync(kFullWarp, bits, 1);
+    bits |= __shfl_xor_sync(kFullWarp, bits, 2);
+    const Count other = __shfl_sync(kFullWarp, bits, lane % 8 * 4);
     if (lane / 8 == s) mine = other;
   }
   return mine;

@@ -16,8 +16,9 @@ template <class Index, class Each>
 __device__ __forceinline__ void for_cluster_tiles(const State& state, const Problem& p, unsigned char* shared,
                                                   const Index& row_index, const Each& each) {
   const uint16_t* clusters = state.work.clusters + p.first_cluster * state.padded;
-  const auto same = [](int64_t cluster) { return cluster; };
-  for_tiles(state.work.rows, clusters, state.padded, 0, tiles_of(p.clusters), p.clusters, shared, row_index, same, each);
+  const auto same = [](int cluster) { return cluster; };
+  for_tiles(state.work.rows, clusters, state.padded, 0, tiles_of(p.clusters), static_cast<int>(p.clusters), shared, row_index,
+            same, each);
 }
 
 // How much worse than the best a cluster's screen may be where its score is the best: 2 E, rounded upwards.
@@ -52,15 +53,15 @@ __device__ void screen_tile(const State& state, const Problem& p, int64_t tile, 
 #pragma unroll
   for (int s = 0; s < 4; ++s) best[s] = {INFINITY, INFINITY, 0};
   const auto row_index = [&](int row) { return p.first_row + min(tile * kTileRows + row, p.rows - 1); };
-  for_cluster_tiles(state, p, shared, row_index, [&](int64_t first, const float(&dots)[2][8][4]) {
+  for_cluster_tiles(state, p, shared, row_index, [&](int first, const float(&dots)[2][8][4]) {
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const int64_t id = first + n * 8 + lane % 4 * 2 + i;
+        const int id = first + n * 8 + lane % 4 * 2 + i;
         const float half = id < p.clusters ? state.work.half_screens[p.first_cluster + id] : INFINITY;
 #pragma unroll
-        for (int s = 0; s < 4; ++s) take(best[s], half - dots[s / 2][n][s % 2 * 2 + i], static_cast<int>(id));
+        for (int s = 0; s < 4; ++s) take(best[s], half - dots[s / 2][n][s % 2 * 2 + i], id);
       }
     }
   });
@@ -87,7 +88,7 @@ struct Nearest {
 };
 
 // By a warp whose lanes have a row and its candidates each, bits counted from cluster `first`.
-__device__ __forceinline__ void score_candidates(const State& state, const Problem& p, Count candidates, int64_t first,
+__device__ __forceinline__ void score_candidates(const State& state, const Problem& p, Count candidates, int first,
                                                  int64_t row, Nearest& nearest) {
   const auto score = [&](int owner, int bit) {
     const int64_t cluster = p.first_cluster + first + bit;
@@ -108,13 +109,11 @@ __device__ void score_tile(const State& state, const Problem& p, int64_t count, 
   const int64_t* rows = state.work.undecided + p.first_row;
   const auto row_index = [&](int row) { return rows[min(tile * kTileRows + row, count - 1)]; };
   const int64_t place = tile * kTileRows + threadIdx.x, row = row_index(static_cast<int>(threadIdx.x));
-  const int first_row = static_cast<int>(threadIdx.x) / kLanes * 32;
   float below[4];
-#pragma unroll
-  for (int s = 0; s < 4; ++s) below[s] = state.work.candidate_below[row_index(first_row + s * 8 + lane / 4)];
+  of_four_rows(state.work.candidate_below[row], below);
   Nearest nearest{INFINITY, 0};
-  for_cluster_tiles(state, p, shared, row_index, [&](int64_t first, const float(&dots)[2][8][4]) {
-    Count found[4] = {};  // clusters of this tile, for rows s 8 + lane / 4
+  for_cluster_tiles(state, p, shared, row_index, [&](int first, const float(&dots)[2][8][4]) {
+    uint32_t found[4] = {};  // clusters of this tile, for rows s 8 + lane / 4
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
 #pragma unroll
@@ -124,7 +123,7 @@ __device__ void score_tile(const State& state, const Problem& p, int64_t count, 
           const int column = n * 8 + lane % 4 * 2 + i;
           if (first + column >= p.clusters) continue;
           const float screen = state.work.half_screens[p.first_cluster + first + column] - dots[s / 2][n][s % 2 * 2 + i];
-          if (!(screen > below[s])) found[s] |= Count{1} << column;
+          if (!(screen > below[s])) found[s] |= 1u << (n * 2 + i);
         }
       }
     }

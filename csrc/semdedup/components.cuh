@@ -58,39 +58,23 @@ __device__ __forceinline__ void join_bits(const State& s, const Cluster& c, int6
   });
 }
 
-// Which screens of a lane's four rows may be above a threshold.
+// Which screens of a lane's four rows may be above a threshold; lane l gives row l of the warp's.
 template <bool kJoins>
 struct Joins {
-  __device__ Joins(const State&, const Cluster&, const int (&)[4]) {}
+  __device__ Joins(const State&, const Cluster&, int) {}
   __device__ bool near(int, float) const { return false; }
 };
 
-// The bounds of each threshold are worked out anew where a tile holds such a screen, which is seldom: kept through all tiles
-// they would cost sixteen registers.
 template <>
 struct Joins<true> {
-  __device__ Joins(const State& state, const Cluster& cluster, const int (&of)[4]) : s(state), c(cluster), rows(of) {
-#pragma unroll
-    for (int g = 0; g < 4; ++g) {
-      const Doubt doubt = doubt_of(s, c, rows[g]);
-      widest[g] = -INFINITY;
-      for (int64_t result = 0; result < s.results; ++result)
-        widest[g] = fmaxf(widest[g], doubt.perhaps_above(s.work.thresholds[result]));
-    }
+  __device__ Joins(const State& s, const Cluster& c, int row) {
+    const Doubt doubt = doubt_of(s, c, row);
+    float mine = -INFINITY;
+    for (int64_t result = 0; result < s.results; ++result) mine = fmaxf(mine, doubt.perhaps_above(s.work.thresholds[result]));
+    of_four_rows(mine, widest);
   }
   __device__ bool near(int g, float screen) const { return screen <= widest[g]; }
-  __device__ void bounds(int64_t result, float (&above)[4], float (&below)[4]) const {
-#pragma unroll
-    for (int g = 0; g < 4; ++g) {
-      const Doubt doubt = doubt_of(s, c, rows[g]);
-      above[g] = doubt.surely_above(s.work.thresholds[result]);
-      below[g] = doubt.perhaps_above(s.work.thresholds[result]);
-    }
-  }
 
-  const State& s;
-  const Cluster& c;
-  const int (&rows)[4];
   float widest[4];
 };
 

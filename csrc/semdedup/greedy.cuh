@@ -14,32 +14,12 @@ struct Near {
   int gone;
 };
 
-// By a lane's four rows: what is surely, and what perhaps above the threshold.
-struct Edges {
-  float above[4], below[4];
-
-  __device__ Edges(const State& s, const Cluster& c, const int (&rows)[4]) {
-#pragma unroll
-    for (int g = 0; g < 4; ++g) {
-      const Doubt doubt = doubt_of(s, c, rows[g]);
-      above[g] = doubt.surely_above(s.threshold);
-      below[g] = doubt.perhaps_above(s.threshold);
-    }
-  }
-};
-
-// The bits of a tile that are too similar to each lane's row, where the lane asks.
+// The bits of a tile, by its screens, that are too similar to each lane's row, where the lane asks.
 template <class Before>
-__device__ __forceinline__ Count too_similar(const State& s, const Cluster& c, const Before& before, int64_t first,
-                                             const float (&dots)[2][8][4], const int (&rows)[4], const Edges& edges, int row,
-                                             bool asks) {
-  Count surely[4] = {}, perhaps[4] = {};
-  for_screens(s, c, before, first, dots, rows, [&](int g, int number, int, float screen) {
-    if (screen < edges.above[g]) surely[g] |= Count{1} << number;
-    else if (screen <= edges.below[g]) perhaps[g] |= Count{1} << number;
-  });
-  Count found = of_own_row(surely);
-  const Count open = of_own_row(perhaps);
+__device__ __forceinline__ Count too_similar(const State& s, const Cluster& c, const Before& before, int first,
+                                             const float (&screens)[2][8][4], const Edges& edges, int row, bool asks) {
+  Count found = edges.surely(screens);
+  const Count open = edges.perhaps(screens);
   const auto exact = [&](int owner, int bit) {
     return similarity(s, unit_of(s, c, __shfl_sync(kFullWarp, row, owner)), unit_of(s, c, before(first + bit)));
   };
@@ -55,16 +35,17 @@ __device__ void decide_block(const State& s, const Cluster& c, unsigned char* sh
   if (count <= 0) return;
   const Listed known = kept_rows(s, c);
   const Everyone before{start + count};
-  const auto row_index = [&](int row) { return static_cast<int64_t>(start + min(row, count - 1)); };
-  const int own = static_cast<int>(threadIdx.x), row = static_cast<int>(row_index(own));
+  const auto row_index = [&](int row) { return start + min(row, count - 1); };
+  const int own = static_cast<int>(threadIdx.x), row = row_index(own);
   int rows[4];
-  rows_of_lane(row_index, rows);
-  const Edges edges(s, c, rows);
+  of_four_rows(row, rows);
+  const Edges edges(s, c, row, s.threshold);
   Near mine{{}, own < count ? s.work.gone[c.first + row] : 1};
-  const int64_t first_tile = start / kTileOthers;
+  const int first_tile = start / kTileOthers;
   for_tiles_before(s, c, before, first_tile, tiles_of(before.count), shared, row_index,
-                   [&](int64_t first, const float(&dots)[2][8][4]) {
-    const Count found = too_similar(s, c, before, first, dots, rows, edges, row, mine.gone == 0);
+                   [&](int first, float(&dots)[2][8][4]) {
+    to_screens(s, c, before, first, dots, rows);
+    const Count found = too_similar(s, c, before, first, dots, edges, row, mine.gone == 0);
 #pragma unroll
     for (int part = 0; part < kParts; ++part)
       if (first / kTileOthers == first_tile + part) mine.rows[part] = found;
@@ -102,32 +83,37 @@ __device__ void show_block(const State& s, const Cluster& c, const Team& team, u
   const int decided = s.work.decided[c.number], distinct = distinct_of(s, c), known = s.work.kept_before[c.number];
   const Listed before{s.work.kept_count[c.number] - known, s.work.kept_rows + c.first + known};
   if (before.count == 0) return;
-  const int64_t tiles = (distinct + kTileRows - 1) / kTileRows, first = (decided - 1) / kTileRows;
-  for (int64_t tile = first + team.block; tile < tiles; tile += team.blocks) {
-    const auto row_index = [&](int row) { return min(tile * kTileRows + row, static_cast<int64_t>(distinct - 1)); };
-    const int64_t row = tile * kTileRows + threadIdx.x;
+  const int tiles = (distinct + kTileRows - 1) / kTileRows, first = (decided - 1) / kTileRows;
+  for (int tile = first + static_cast<int>(team.block); tile < tiles; tile += static_cast<int>(team.blocks)) {
+    const auto row_index = [&](int row) { return min(tile * kTileRows + row, distinct - 1); };
+    const int row = tile * kTileRows + static_cast<int>(threadIdx.x);
+    const int own = row_index(static_cast<int>(threadIdx.x));
     int rows[4];
-    rows_of_lane(row_index, rows);
+    of_four_rows(own, rows);
     Best best[4];
 #pragma unroll
     for (int g = 0; g < 4; ++g) best[g] = {INFINITY, INFINITY, 0};
-    const Edges edges(s, c, rows);
+    const Edges edges(s, c, own, s.threshold);
+    float below[4];
+    of_four_rows(edges.below, below);
     bool gone = row < decided || row >= distinct || s.work.gone[c.first + row] != 0;
     const bool was_gone = gone;
     for_tiles_before(s, c, before, 0, tiles_of(before.count), shared, row_index,
-                     [&](int64_t position, const float(&dots)[2][8][4]) {
+                     [&](int position, float(&dots)[2][8][4]) {
       bool near = false;
-      for_screens(s, c, before, position, dots, rows, [&](int g, int, int id, float screen) {
-        take(best[g], screen, id);
-        near = near || screen <= edges.below[g];
+      to_screens(s, c, before, position, dots, rows);
+      const int mine = position + lane_of_warp() % 4 * 2;
+      for_screens(dots, [&](int g, int n, int i, float screen) {
+        take(best[g], screen, mine + n * 8 + i);  // an id at the end: both ascend
+        near = near || screen <= below[g];
       });
       if (__ballot_sync(kFullWarp, near) == 0) return;
-      const int own = static_cast<int>(min(row, static_cast<int64_t>(distinct - 1)));
-      gone = too_similar(s, c, before, position, dots, rows, edges, own, !gone) != 0 || gone;
+      gone = too_similar(s, c, before, position, dots, edges, own, !gone) != 0 || gone;
     });
     if (gone && !was_gone) s.work.gone[c.first + row] = 1;
-    const Best mine = of_own_row(best);
-    if (row < distinct) record(s, c, static_cast<int>(row), mine);
+    Best mine = of_own_row(best);
+    mine.id = before(mine.id);
+    if (row < distinct) record(s, c, row, mine);
   }
 }
 

@@ -8,20 +8,20 @@
 
 namespace adaptinf::semdedup::cuda {
 
-__host__ __device__ inline int64_t search_slices(const State& s, int64_t rows) {
-  return (tiles_of(rows) + s.slice_tiles - 1) / s.slice_tiles;
+__host__ __device__ inline int search_slices(const State& s, int64_t rows) {
+  return static_cast<int>((tiles_of(rows) + s.slice_tiles - 1) / s.slice_tiles);
 }
 
 // Rows that count as coming before, in ascending order, as far as their number is less.
 struct Everyone {
   int count;
-  __device__ int operator()(int64_t position) const { return static_cast<int>(position); }
+  __device__ int operator()(int position) const { return position; }
 };
 
 struct Listed {
   int count;
   const int* rows;
-  __device__ int operator()(int64_t position) const { return rows[position]; }
+  __device__ int operator()(int position) const { return rows[position]; }
 };
 
 // Which rows count when nothing is left to decide.
@@ -63,11 +63,11 @@ __device__ __forceinline__ void record(const State& s, const Cluster& c, int row
   atomicMin(s.work.second + c.first + row, min(lost, key_of(found.second)));
 }
 
-// Screens of one tile: each(s, number in the tile, screen) for rows s 8 + lane / 4 of the warp's, whose ids are given;
-// infinite where a row does not come before.
-template <class Before, class Each>
-__device__ __forceinline__ void for_screens(const State& s, const Cluster& c, const Before& before, int64_t first,
-                                            const float (&dots)[2][8][4], const int (&rows)[4], const Each& each) {
+// Dot products of a tile become screens, in the same registers; infinite where a row does not come before. Rows are those
+// of a lane, whose ids are given.
+template <class Before>
+__device__ __forceinline__ void to_screens(const State& s, const Cluster& c, const Before& before, int first,
+                                           float (&dots)[2][8][4], const int (&rows)[4]) {
 #pragma unroll
   for (int n = 0; n < 8; ++n) {
 #pragma unroll
@@ -77,73 +77,109 @@ __device__ __forceinline__ void for_screens(const State& s, const Cluster& c, co
       const int id = exists ? before(first + number) : 0x7fffffff;
       const float bias = exists ? s.work.bias[c.first + id] : INFINITY;
 #pragma unroll
-      for (int g = 0; g < 4; ++g) each(g, number, id, id < rows[g] ? bias - dots[g / 2][n][g % 2 * 2 + i] : INFINITY);
+      for (int g = 0; g < 4; ++g) {
+        float& value = dots[g / 2][n][g % 2 * 2 + i];
+        value = id < rows[g] ? bias - value : INFINITY;
+      }
     }
   }
 }
 
+// each(g, n, i, screen) for rows g 8 + lane / 4 of the warp's and numbers n 8 + (lane % 4) 2 + i of the tile.
+template <class Each>
+__device__ __forceinline__ void for_screens(const float (&screens)[2][8][4], const Each& each) {
+#pragma unroll
+  for (int n = 0; n < 8; ++n)
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+#pragma unroll
+      for (int g = 0; g < 4; ++g) each(g, n, i, screens[g / 2][n][g % 2 * 2 + i]);
+}
+
+// Which rows of the tile are near(g, screen), to lane l for row l of the warp's.
+template <class Near>
+__device__ __forceinline__ Count near_own_row(const float (&screens)[2][8][4], const Near& near) {
+  uint32_t found[4] = {};
+  for_screens(screens, [&](int g, int n, int i, float screen) { found[g] |= near(g, screen) ? 1u << (n * 2 + i) : 0u; });
+  return of_own_row(found);
+}
+
+// What is surely, and what perhaps above a threshold, for lane l by row l of the warp's.
+struct Edges {
+  float above, below;
+
+  __device__ Edges(const State& s, const Cluster& c, int row, double threshold) {
+    const Doubt doubt = doubt_of(s, c, row);
+    above = doubt.surely_above(threshold);
+    below = doubt.perhaps_above(threshold);
+  }
+  // The bits of a tile.
+  __device__ __forceinline__ Count surely(const float (&screens)[2][8][4]) const {
+    float limits[4];
+    of_four_rows(above, limits);
+    return near_own_row(screens, [&](int g, float screen) { return screen < limits[g]; });
+  }
+  __device__ __forceinline__ Count perhaps(const float (&screens)[2][8][4]) const {
+    float limits[4], sure[4];
+    of_four_rows(below, limits);
+    of_four_rows(above, sure);
+    return near_own_row(screens, [&](int g, float screen) { return screen <= limits[g] && !(screen < sure[g]); });
+  }
+};
+
 // Tiles first_tile to last_tile of those before; row r of this tile of rows is row_index(r).
 template <class Before, class Index, class Each>
-__device__ __forceinline__ void for_tiles_before(const State& s, const Cluster& c, const Before& before, int64_t first_tile,
-                                                 int64_t last_tile, unsigned char* shared, const Index& row_index,
+__device__ __forceinline__ void for_tiles_before(const State& s, const Cluster& c, const Before& before, int first_tile,
+                                                 int last_tile, unsigned char* shared, const Index& row_index,
                                                  const Each& each) {
   const uint16_t* packed = s.work.rounded + c.first * s.padded;
   for_tiles(packed, packed, s.padded, first_tile, last_tile, before.count, shared, row_index,
-            [&](int64_t position) { return static_cast<int64_t>(before(position)); }, each);
-}
-
-// The ids of rows lane / 4 + 8 s of the warp's.
-template <class Index>
-__device__ __forceinline__ void rows_of_lane(const Index& row_index, int (&rows)[4]) {
-  const int first = static_cast<int>(threadIdx.x) / kLanes * kLanes + lane_of_warp() / 4;
-#pragma unroll
-  for (int s = 0; s < 4; ++s) rows[s] = static_cast<int>(row_index(first + s * 8));
+            before, each);
 }
 
 template <bool kJoins>
-__device__ void search_tile(const State& s, const Cluster& c, int64_t tile, int64_t first_tile, int64_t last_tile,
+__device__ void search_tile(const State& s, const Cluster& c, int tile, int first_tile, int last_tile,
                             unsigned char* shared) {
   const Everyone before{distinct_of(s, c)};
-  const auto row_index = [&](int row) { return min(tile * kTileRows + row, static_cast<int64_t>(before.count - 1)); };
+  const auto row_index = [&](int row) { return min(tile * kTileRows + row, before.count - 1); };
+  const int own = row_index(static_cast<int>(threadIdx.x));
   int rows[4];
-  rows_of_lane(row_index, rows);
+  of_four_rows(own, rows);
   Best best[4];
 #pragma unroll
   for (int g = 0; g < 4; ++g) best[g] = {INFINITY, INFINITY, 0};
-  const Joins<kJoins> joins(s, c, rows);
-  for_tiles_before(s, c, before, first_tile, last_tile, shared, row_index, [&](int64_t first, const float(&dots)[2][8][4]) {
+  const Joins<kJoins> joins(s, c, own);
+  for_tiles_before(s, c, before, first_tile, last_tile, shared, row_index, [&](int first, float(&dots)[2][8][4]) {
     bool near = false;
-    for_screens(s, c, before, first, dots, rows, [&](int g, int, int id, float screen) {
-      take(best[g], screen, id);
+    to_screens(s, c, before, first, dots, rows);
+    const int mine = first + lane_of_warp() % 4 * 2;
+    for_screens(dots, [&](int g, int n, int i, float screen) {
+      take(best[g], screen, mine + n * 8 + i);
       near = near || joins.near(g, screen);
     });
     if constexpr (kJoins) {
       if (__ballot_sync(kFullWarp, near) == 0) return;
       for (int64_t result = 0; result < s.results; ++result) {
-        Count surely[4] = {}, perhaps[4] = {};
-        float above[4], below[4];
-        joins.bounds(result, above, below);
-        for_screens(s, c, before, first, dots, rows, [&](int g, int number, int, float screen) {
-          if (screen < above[g]) surely[g] |= Count{1} << number;
-          else if (screen <= below[g]) perhaps[g] |= Count{1} << number;
-        });
-        const int row = static_cast<int>(row_index(static_cast<int>(threadIdx.x)));
-        join_bits(s, c, result, row, static_cast<int>(first), of_own_row(surely), of_own_row(perhaps));
+        // Worked out anew for such a tile, which is seldom: kept through all tiles they would cost registers.
+        const Edges edges(s, c, own, s.work.thresholds[result]);
+        join_bits(s, c, result, own, first, edges.surely(dots), edges.perhaps(dots));
       }
     }
   });
   const Best mine = of_own_row(best);
-  const int64_t row = tile * kTileRows + threadIdx.x;
-  if (row < before.count) record(s, c, static_cast<int>(row), mine);
+  const int row = tile * kTileRows + static_cast<int>(threadIdx.x);
+  if (row < before.count) record(s, c, row, mine);
 }
 
 // All tiles of rows by slices of the tiles before them.
 template <bool kJoins>
 __device__ void search(const State& s, const Cluster& c, const Team& team, unsigned char* shared) {
-  const int64_t tiles = (distinct_of(s, c) + kTileRows - 1) / kTileRows, slices = search_slices(s, distinct_of(s, c));
+  const int distinct = distinct_of(s, c), slice_tiles = static_cast<int>(s.slice_tiles);
+  const int64_t tiles = (distinct + kTileRows - 1) / kTileRows, slices = search_slices(s, distinct);
   for (int64_t item = team.block; item < tiles * slices; item += team.blocks) {
-    const int64_t tile = tiles - 1 - item / slices, first = item % slices * s.slice_tiles;  // the longest first
-    const int64_t last = min(min(first + s.slice_tiles, tiles_of(distinct_of(s, c))), (tile + 1) * (kTileRows / kTileOthers));
+    const int tile = static_cast<int>(tiles - 1 - item / slices);  // the longest first
+    const int first = static_cast<int>(item % slices) * slice_tiles;
+    const int last = min(min(first + slice_tiles, tiles_of(distinct)), (tile + 1) * (kTileRows / kTileOthers));
     if (first < last) search_tile<kJoins>(s, c, tile, first, last, shared);
   }
 }
@@ -173,8 +209,8 @@ __device__ void settle(const State& s, const Cluster& c, const Team& team) {
 }
 
 // As many slices of the rows before as there is room for the results of.
-__device__ __forceinline__ int64_t score_slices(const State& s, const Cluster& c, int count) {
-  return max(min(search_slices(s, distinct_of(s, c)), static_cast<int64_t>(distinct_of(s, c) / count)), int64_t{1});
+__device__ __forceinline__ int score_slices(const State& s, const Cluster& c, int count) {
+  return max(min(search_slices(s, distinct_of(s, c)), distinct_of(s, c) / count), 1);
 }
 
 // The most similar row before each undecided one, in each slice.
@@ -183,27 +219,22 @@ __device__ void score(const State& s, const Cluster& c, const Before& before, co
   const int count = s.work.undecided_count[c.number];
   if (count == 0) return;
   const int* undecided = s.work.undecided + c.first;
-  const int64_t slices = score_slices(s, c, count), per_slice = (tiles_of(before.count) + slices - 1) / slices;
-  for (int64_t item = team.block; item < slices * ((count + kTileRows - 1) / kTileRows); item += team.blocks) {
-    const int64_t tile = item / slices, slice = item % slices, place = tile * kTileRows + threadIdx.x;
-    const auto row_index = [&](int row) {
-      return static_cast<int64_t>(undecided[min(tile * kTileRows + row, static_cast<int64_t>(count - 1))]);
-    };
+  const int slices = score_slices(s, c, count), per_slice = (tiles_of(before.count) + slices - 1) / slices;
+  for (int64_t item = team.block; item < int64_t{slices} * ((count + kTileRows - 1) / kTileRows); item += team.blocks) {
+    const int tile = static_cast<int>(item / slices), slice = static_cast<int>(item % slices);
+    const int place = tile * kTileRows + static_cast<int>(threadIdx.x);
+    const auto row_index = [&](int row) { return undecided[min(tile * kTileRows + row, count - 1)]; };
+    const int row = row_index(static_cast<int>(threadIdx.x));
     int rows[4];
     float below[4];
-    rows_of_lane(row_index, rows);
-#pragma unroll
-    for (int g = 0; g < 4; ++g) below[g] = s.work.candidate_below[c.first + rows[g]];
-    const int row = static_cast<int>(row_index(static_cast<int>(threadIdx.x)));
+    of_four_rows(row, rows);
+    of_four_rows(s.work.candidate_below[c.first + row], below);
     Nearest nearest{-INFINITY, -1};
-    const int64_t last = min(tiles_of(before.count), (slice + 1) * per_slice);
+    const int last = min(tiles_of(before.count), (slice + 1) * per_slice);
     for_tiles_before(s, c, before, min(slice * per_slice, last), last, shared, row_index,
-                     [&](int64_t first, const float(&dots)[2][8][4]) {
-      Count found[4] = {};
-      for_screens(s, c, before, first, dots, rows, [&](int g, int number, int, float screen) {
-        if (screen <= below[g]) found[g] |= Count{1} << number;
-      });
-      const Count candidates = of_own_row(found);
+                     [&](int first, float(&dots)[2][8][4]) {
+      to_screens(s, c, before, first, dots, rows);
+      const Count candidates = near_own_row(dots, [&](int g, float screen) { return screen <= below[g]; });
       const auto exact = [&](int owner, int bit) {
         return similarity(s, unit_of(s, c, __shfl_sync(kFullWarp, row, owner)), unit_of(s, c, before(first + bit)));
       };
@@ -211,7 +242,7 @@ __device__ void score(const State& s, const Cluster& c, const Before& before, co
         if (value > nearest.similarity) nearest = {value, before(first + bit)};
       });
     });
-    if (place < count) s.work.parts[c.first + place * slices + slice] = nearest;
+    if (place < count) s.work.parts[c.first + int64_t{place} * slices + slice] = nearest;
   }
 }
 

@@ -10,9 +10,6 @@ from pathlib import Path
 import pytest
 
 ARCHITECTURES = ("80", "90a", "100")
-ALLOWED = {"SolveAlone": 32, "ShowBlock": 32, "SearchILb1": 32}
-"""Bytes that kernels of de-duplication may keep in memory: by components, greedily, and of small clusters. They use all
-255 registers and were up to five short; how many depends on the names that nvcc makes from the path of the sources."""
 
 
 @pytest.mark.slow
@@ -39,5 +36,4 @@ def test_no_kernel_spills(source: str, architecture: str, repository: Path, tmp_
     report = done.stdout + done.stderr
     spills = re.findall(r"Function properties for (\S+)\s+\d+ bytes stack frame, (\d+) bytes spill stores", report)
     assert len(spills) >= 2
-    limit = {name: next((most for part, most in ALLOWED.items() if part in name), 0) for name, _ in spills}
-    assert not [kernel for kernel, stores in spills if int(stores) > limit[kernel]]
+    assert not [kernel for kernel, stores in spills if int(stores) > 0]
