@@ -174,19 +174,20 @@ __device__ __forceinline__ Count of_own_row(const uint32_t (&marked)[4]) {
 }
 
 // By a warp whose lanes have a row and a set of bits each: score(lane, bit) for every bit, by octets, found for the row of
-// that lane; take(bit, score) hears of them in that lane, bits ascending.
+// that lane; take(bit, score) hears of each once, in that lane, bits ascending.
 template <class Score, class Take>
 __device__ __forceinline__ void score_bits(Count bits, const Score& score, const Take& take) {
   const int lane = lane_of_warp(), octet = lane / kOctet;
   for (unsigned rows = __ballot_sync(kFullWarp, bits != 0); rows != 0; rows &= rows - 1) {
     const int owner = __ffs(static_cast<int>(rows)) - 1;
     Count rest = __shfl_sync(kFullWarp, bits, owner);
-    while (rest != 0) {  // four at a time, by the octets; one of those left over, by more than one
+    while (rest != 0) {  // four at a time, by the octets; those without one go along with the first
+      const int left = __popcll(rest);
       Count ours = rest;
       for (int i = 0; i < octet; ++i) ours &= ours - 1;
       const int bit = __ffsll(static_cast<long long>(ours != 0 ? ours : rest)) - 1;
       const double found = score(owner, bit);
-      for (int from = 0; from < kLanes; from += kOctet) {
+      for (int from = 0; from < min(left, kLanes / kOctet) * kOctet; from += kOctet) {
         const double one = __shfl_sync(kFullWarp, found, from);
         const int of = __shfl_sync(kFullWarp, bit, from);
         if (lane == owner) take(of, one);

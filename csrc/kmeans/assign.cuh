@@ -33,21 +33,32 @@ __device__ __forceinline__ float doubt(const State& state, const Problem& p, int
   return __fmul_ru(__fadd_ru(error, 1e-30f), 2.0001f);  // 1e-30: below it products underflow
 }
 
-// By a warp whose lanes have a row and its label each (`valid` where there is one): labels them and moves their sums.
-__device__ __forceinline__ void label_rows(const State& state, const Problem& p, bool valid, int64_t row, int64_t label) {
-  const int64_t old = valid ? state.fit.labels[row] : label;
-  unsigned changed = __ballot_sync(kFullWarp, old != label);
-  if (old != label) state.fit.labels[row] = label;
-  if (changed != 0 && lane_of_warp() == 0) add_integer(state.work.relabelled + p.number, __popc(changed));
-  for (; changed != 0; changed &= changed - 1) {
-    const int lane = __ffs(static_cast<int>(changed)) - 1;
-    move_row(state, p, __shfl_sync(kFullWarp, row, lane), __shfl_sync(kFullWarp, old, lane),
-             __shfl_sync(kFullWarp, label, lane));
+// What becomes of labels, by a warp whose lanes have a row and its label each (`valid` where there is one): sums move too,
+struct Relabel {
+  __device__ void operator()(const State& state, const Problem& p, bool valid, int64_t row, int64_t label) const {
+    const int64_t old = valid ? state.fit.labels[row] : label;
+    unsigned changed = __ballot_sync(kFullWarp, old != label);
+    if (old != label) state.fit.labels[row] = label;
+    if (changed != 0 && lane_of_warp() == 0) add_integer(state.work.relabelled + p.number, __popc(changed));
+    for (; changed != 0; changed &= changed - 1) {
+      const int lane = __ffs(static_cast<int>(changed)) - 1;
+      move_row(state, p, __shfl_sync(kFullWarp, row, lane), __shfl_sync(kFullWarp, old, lane),
+               __shfl_sync(kFullWarp, label, lane));
+    }
   }
-}
+};
+
+// or labels are all that is wanted.
+struct Store {
+  __device__ void operator()(const State& state, const Problem&, bool valid, int64_t row, int64_t label) const {
+    if (valid) state.fit.labels[row] = label;
+  }
+};
 
 // All rows of a tile by their screens; those that a screen cannot decide are listed.
-__device__ void screen_tile(const State& state, const Problem& p, int64_t tile, unsigned char* shared) {
+template <class Take>
+__device__ void screen_tile(const State& state, const Problem& p, int64_t tile, const Take& take_labels,
+                            unsigned char* shared) {
   const int lane = lane_of_warp();
   Best best[4];  // rows lane / 4 + 8 s of the warp's
 #pragma unroll
@@ -79,7 +90,7 @@ __device__ void screen_tile(const State& state, const Problem& p, int64_t tile, 
       state.work.undecided[p.first_row + at] = row;
     }
   }
-  label_rows(state, p, decided, row, mine.id);
+  take_labels(state, p, decided, row, mine.id);
 }
 
 struct Nearest {
@@ -87,9 +98,11 @@ struct Nearest {
   int64_t id;
 };
 
-// By a warp whose lanes have a row and its candidates each, bits counted from cluster `first`.
+// By a warp whose lanes have a row and its candidates each, bits counted from cluster `first`: take(cluster, score), clusters
+// ascending.
+template <class Take>
 __device__ __forceinline__ void score_candidates(const State& state, const Problem& p, Count candidates, int first,
-                                                 int64_t row, Nearest& nearest) {
+                                                 int64_t row, const Take& take_score) {
   const auto score = [&](int owner, int bit) {
     const int64_t cluster = p.first_cluster + first + bit;
     const Row y = row_of(state, p, __shfl_sync(kFullWarp, row, owner));
@@ -98,20 +111,17 @@ __device__ __forceinline__ void score_candidates(const State& state, const Probl
     for (int64_t t = lane_of_octet(); t < state.fit.columns; t += kOctet) dot = add(dot, multiply(y(t), c(t)));
     return state.work.half_squares[cluster] - join_octet(dot);
   };
-  score_bits(candidates, score, [&](int bit, double found) {  // ties stay with the lowest
-    if (found < nearest.score) nearest = {found, first + bit};
-  });
+  score_bits(candidates, score, [&](int bit, double found) { take_score(first + bit, found); });
 }
 
-// A tile of the undecided rows, by the scores of the clusters that their screens leave.
-__device__ void score_tile(const State& state, const Problem& p, int64_t count, int64_t tile, unsigned char* shared) {
+// By a tile of rows, row_index(0) the first, of which this thread has `row`, if `valid`: take(cluster, score), clusters
+// ascending, for all those whose screens do not exclude them.
+template <class Index, class Take>
+__device__ __forceinline__ void for_candidates(const State& state, const Problem& p, const Index& row_index, int64_t row,
+                                               bool valid, unsigned char* shared, const Take& take_score) {
   const int lane = lane_of_warp();
-  const int64_t* rows = state.work.undecided + p.first_row;
-  const auto row_index = [&](int row) { return rows[min(tile * kTileRows + row, count - 1)]; };
-  const int64_t place = tile * kTileRows + threadIdx.x, row = row_index(static_cast<int>(threadIdx.x));
   float below[4];
   of_four_rows(state.work.candidate_below[row], below);
-  Nearest nearest{INFINITY, 0};
   for_cluster_tiles(state, p, shared, row_index, [&](int first, const float(&dots)[2][8][4]) {
     uint32_t found[4] = {};  // clusters of this tile, for rows s 8 + lane / 4
 #pragma unroll
@@ -128,9 +138,22 @@ __device__ void score_tile(const State& state, const Problem& p, int64_t count, 
       }
     }
     const Count candidates = of_own_row(found);
-    score_candidates(state, p, place < count ? candidates : 0, first, row, nearest);
+    score_candidates(state, p, valid ? candidates : 0, first, row, take_score);
   });
-  label_rows(state, p, place < count, row, nearest.id);
+}
+
+// A tile of the undecided rows, by the scores of the clusters that their screens leave.
+template <class Take>
+__device__ void score_tile(const State& state, const Problem& p, int64_t count, int64_t tile, const Take& take_labels,
+                           unsigned char* shared) {
+  const int64_t* rows = state.work.undecided + p.first_row;
+  const auto row_index = [&](int row) { return rows[min(tile * kTileRows + row, count - 1)]; };
+  const int64_t place = tile * kTileRows + threadIdx.x, row = row_index(static_cast<int>(threadIdx.x));
+  Nearest nearest{INFINITY, 0};
+  for_candidates(state, p, row_index, row, place < count, shared, [&](int cluster, double score) {
+    if (score < nearest.score) nearest = {score, cluster};  // ties stay with the lowest
+  });
+  take_labels(state, p, place < count, row, nearest.id);
 }
 
 }  // namespace adaptinf::kmeans::cuda

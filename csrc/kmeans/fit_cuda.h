@@ -36,7 +36,8 @@ struct CudaFit {
 
 int64_t cuda_fit_workspace(const CudaFit& fit);  // bytes
 
-// On the stream of that handle; returns before the device has finished, and does not wait for it between iterations.
+// On the stream of that handle; returns before the device has finished. Iterations are launched ahead in groups, 16, 32, 64,
+// ...; between two of them the host waits once, to learn whether all problems are done.
 // `workspace` is device memory, aligned to 256 bytes.
 void fit_cuda(const CudaFit& fit, void* workspace, int64_t workspace_bytes, int64_t device, uint64_t stream);
 

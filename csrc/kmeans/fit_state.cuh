@@ -32,6 +32,7 @@ struct Workspace {
   Move* moves;                     // [clusters], of each problem from its first cluster on
   int64_t *move_count, *relabelled, *inertia_before;  // [problems]
   int *vacant, *done;              // [problems]
+  int64_t* finished;               // how many problems are done
 };
 
 struct Problem {
@@ -76,6 +77,19 @@ struct Cluster {
 
 __device__ __forceinline__ Cluster cluster_of(const State& state, const Problem& p, int64_t cluster) {
   return {state.fit.centroids + cluster * state.fit.columns, state.fit.spherical ? nullptr : origin(state, p)};
+}
+
+// By an octet: the distance of a row from a cluster, lane8 of (y - c)^2 or 1 - y . c.
+__device__ __forceinline__ double distance_of(const State& state, const Problem& p, int64_t row, int64_t cluster) {
+  const Row y = row_of(state, p, row);
+  const Cluster c = cluster_of(state, p, cluster);
+  double total = 0;
+  for (int64_t t = lane_of_octet(); t < state.fit.columns; t += kOctet) {
+    const double of_row = y(t), of_cluster = c(t), step = of_row - of_cluster;
+    total = add(total, state.fit.spherical ? multiply(of_row, of_cluster) : multiply(step, step));
+  }
+  total = join_octet(total);
+  return state.fit.spherical ? add(1, -total) : total;
 }
 
 // By a warp: takes a row from the sums of cluster `from` (none if negative) to those of `to`, both of the problem's.

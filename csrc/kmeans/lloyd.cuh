@@ -117,15 +117,7 @@ __device__ void measure_distances(const State& state, const Problem& p, const Te
   int64_t sum = 0;
   for_octets(team, p.rows, [&](int64_t index, bool valid) {
     const int64_t row = p.first_row + index, cluster = p.first_cluster + fit.labels[row];
-    const Row y = row_of(state, p, row);
-    const Cluster c = cluster_of(state, p, cluster);
-    double total = 0;
-    for (int64_t t = lane_of_octet(); t < fit.columns; t += kOctet) {
-      const double of_row = y(t), of_cluster = c(t), step = of_row - of_cluster;
-      total = add(total, fit.spherical ? multiply(of_row, of_cluster) : multiply(step, step));
-    }
-    total = join_octet(total);
-    const double distance = fit.spherical ? add(1, -total) : total;
+    const double distance = distance_of(state, p, row, cluster);
     if (!valid || lane_of_octet() != 0) return;
     fit.distances[row] = distance;
     const double weighted = fit.weights == nullptr ? distance : multiply(distance, fit.weights[row]);
@@ -167,6 +159,7 @@ __device__ void conclude(const State& state, const Problem& p) {
   fit.n_iter[p.number] = iteration;
   fit.changed[p.number] = iteration > 0 ? changed : 0;
   work.done[p.number] = settled || iteration == fit.max_iter;
+  if (work.done[p.number] != 0) add_integer(work.finished, 1);
   work.vacant[p.number] = vacant && fit.empty != EmptyClusters::keep;
   work.inertia_before[p.number] = inertia;
   work.relabelled[p.number] = 0;

@@ -35,7 +35,7 @@ __device__ __forceinline__ Rounding pack(const Value& value, double scale, int64
 }
 
 // Unit rows' factors, and the largest |y_it|.
-__device__ void measure_rows(const State& state, const Problem& p, const Team& team) {
+inline __device__ void measure_rows(const State& state, const Problem& p, const Team& team) {
   double largest = 0;
   for_octets(team, p.rows, [&](int64_t index, bool valid) {
     const int64_t row = p.first_row + index;
@@ -51,7 +51,7 @@ __device__ void measure_rows(const State& state, const Problem& p, const Team& t
   if (largest > 0) raise(state.work.reach + p.number, largest);
 }
 
-__device__ void pack_rows(const State& state, const Problem& p, const Team& team) {
+inline __device__ void pack_rows(const State& state, const Problem& p, const Team& team) {
   const double scale = unit_scale(state, p);
   for_octets(team, p.rows, [&](int64_t index, bool valid) {
     const int64_t row = p.first_row + index;

@@ -83,6 +83,23 @@ def rows_contiguous(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if fits else tensor.contiguous()
 
 
+def contiguous(value: Any) -> Any:
+    """Tensors, in tuples too, detached and contiguous; anything else as it is.
+
+    Their views are numbers only: whoever takes one keeps the tensor until the call is over.
+    """
+    if isinstance(value, tuple):
+        return type(value)(*map(contiguous, value))
+    return value.detach().contiguous() if hasattr(value, "contiguous") else value
+
+
+def workspace(size: int, device: torch.device) -> torch.Tensor:
+    """Bytes for kernels to use, aligned to 256 as CUDA's memory is."""
+    import torch
+
+    return torch.empty(size, dtype=torch.int8, device=device)
+
+
 def threads() -> int:
     """How many threads torch would use."""
     import torch

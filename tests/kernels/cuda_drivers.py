@@ -17,7 +17,7 @@ Build = Callable[[str], Path]
 """Sanitizers -> the driver built with them, once."""
 
 
-def builder(repository: Path, folder: Path, driver: str, kernels: str) -> Build:
+def builder(repository: Path, folder: Path, driver: str, *kernels: str) -> Build:
     """Builds ``driver`` of the shim with the ``kernels`` of csrc into ``folder``."""
     if platform.machine() != "x86_64":
         pytest.skip("the shim switches stacks in x86-64 assembly")
@@ -31,7 +31,7 @@ def builder(repository: Path, folder: Path, driver: str, kernels: str) -> Build:
             shim, csrc = repository / "tests" / "kernels" / "cuda_shim", repository / "csrc"
             target = folder / sanitizers
             flags = [*FLAGS, f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", f"-I{shim}", f"-I{csrc}"]
-            sources = [str(shim / driver), "-x", "c++", str(csrc / kernels)]
+            sources = [str(shim / driver), "-x", "c++", *(str(csrc / name) for name in kernels)]
             done = subprocess.run(
                 [compiler, *flags, *sources, "-o", str(target)], capture_output=True, text=True, check=False
             )

@@ -9,7 +9,17 @@ import numpy as np
 import torch
 from adaptinf_kernels._native import DTYPES
 from adaptinf_kernels.kmeans.arithmetic import Frame, make_frame, origin_of, reach_of, scale, unit
-from adaptinf_kernels.kmeans.ops import Assigned, Fit, accumulate, column_sums, extremes, fit
+from adaptinf_kernels.kmeans.ops import (
+    Assigned,
+    Fit,
+    accumulate,
+    assign,
+    column_sums,
+    distances,
+    extremes,
+    fit,
+    square_sums,
+)
 from torch import Tensor
 
 EMPTY = {"keep": 0, "farthest": 1, "split": 2}
@@ -32,6 +42,7 @@ class Case:
     spherical: bool = False
     fast: bool = False
     alone: bool = False
+    m: int = 1
 
     def reference(self) -> Fit:
         return fit(
@@ -47,11 +58,11 @@ class Case:
         return accumulate("reference", self.x[part], mine, weights, self.frame.of(problem), self.spherical, self.fast)
 
     def write(self, path: Path) -> None:
-        """What kmeans_driver.cpp reads."""
+        """What read_fit of kmeans_input.h reads."""
         numbers = [
             DTYPES[str(self.x.dtype)], len(self.x), self.x.shape[1], self.x.stride(0), len(self.cu_rows) - 1,
             len(self.centroids), self.max_iter, EMPTY[self.empty], self.by_inertia, self.spherical, self.fast,
-            self.alone, self.weights is not None,
+            self.alone, self.weights is not None, self.m,
         ]  # fmt: skip
         elements = 0 if not len(self.x) else (len(self.x) - 1) * self.x.stride(0) + self.x.shape[1]
         storage = torch.as_strided(self.x, (elements,), (1,))
@@ -76,13 +87,46 @@ class Case:
             (real, (clusters,)), (whole, (problems,)), (whole, (problems,)), (whole, (problems,)), (real, (n,)),
             (whole, tuple(self.centroids.shape)),
         ]  # fmt: skip
-        content, found = path.read_bytes(), []
-        for dtype, shape in layout:
-            count = int(np.prod(shape))
-            found.append(torch.from_numpy(np.frombuffer(content, dtype, count).copy().reshape(shape)))
-            content = content[count * np.dtype(dtype).itemsize :]
-        assert not content
+        found = arrays(path, layout)
         return Fit(*found[:8]), found[8], found[9]
+
+    def rows_expected(self) -> list[Tensor]:
+        """What kmeans_rows_driver.cpp writes, by the reference."""
+        nearest = assign(
+            "reference", self.x, self.cu_rows, self.cu_clusters, self.centroids, self.frame.origin, self.m,
+            self.spherical, self.fast,
+        )  # fmt: skip
+        ranges = extremes("reference", self.x, self.cu_rows)
+        sums = column_sums("reference", self.x, self.cu_rows, self.frame.sum_scale)
+        squares = square_sums(
+            "reference", self.x, self.cu_rows, self.frame.origin, self.frame.inertia_scale, self.spherical
+        )
+        found = [*nearest, *ranges, sums, squares]
+        if len(self.cu_rows) == 2:
+            origin, centroids = self.frame.origin[0], self.centroids.double()
+            for limit in (None, nearest[1][:, 0]):
+                found.append(distances("reference", self.x, origin, centroids, limit, self.spherical))
+        return found
+
+    def rows_read(self, path: Path) -> list[Tensor]:
+        """What kmeans_rows_driver.cpp wrote."""
+        n, problems, clusters, cells = len(self.x), len(self.cu_rows) - 1, len(self.centroids), self.frame.origin.shape
+        layout = [
+            (np.int64, (n, self.m)), (np.float64, (n, self.m)), (np.float64, cells), (np.float64, cells),
+            (np.int64, (problems,)), (np.int64, cells), (np.int64, (problems,)),
+        ]  # fmt: skip
+        return arrays(path, layout + [(np.float64, (n, clusters))] * (2 if problems == 1 else 0))
+
+
+def arrays(path: Path, layout: list[tuple[type, tuple[int, ...]]]) -> list[Tensor]:
+    """The arrays that a driver wrote one after the other."""
+    content, found = path.read_bytes(), []
+    for dtype, shape in layout:
+        count = int(np.prod(shape))
+        found.append(torch.from_numpy(np.frombuffer(content, dtype, count).copy().reshape(shape)))
+        content = content[count * np.dtype(dtype).itemsize :]
+    assert not content
+    return found
 
 
 def case(

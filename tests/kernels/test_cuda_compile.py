@@ -10,11 +10,18 @@ from pathlib import Path
 import pytest
 
 ARCHITECTURES = ("80", "90a", "100")
+SOURCES = (
+    "kmeans/assign_cuda.cu",
+    "kmeans/fit_cuda.cu",
+    "kmeans/rows_cuda.cu",
+    "semdedup/dedup_cuda.cu",
+    "sketch/philox_fill_cuda.cu",
+)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("source", ["kmeans/fit_cuda.cu", "semdedup/dedup_cuda.cu", "sketch/philox_fill_cuda.cu"])
+@pytest.mark.parametrize("source", SOURCES)
 def test_no_kernel_spills(source: str, architecture: str, repository: Path, tmp_path: Path) -> None:
     nvcc = shutil.which("nvcc")
     if nvcc is None:

@@ -25,14 +25,14 @@ def not_supported_reasons(primitive: str, x: Tensor, *inputs: Any) -> list[str]:
 def run(primitive: str, x: Tensor, *inputs: Any) -> Any:
     if x.device.type == "cuda":
         return native_cuda.run(primitive, x, *inputs)
-    return _PRIMITIVES[primitive](_native.rows_contiguous(x.detach()), *inputs)
+    return _PRIMITIVES[primitive](_native.rows_contiguous(x.detach()), *map(_native.contiguous, inputs))
 
 
 def extremes(x: Tensor, cu_rows: Tensor) -> Extremes:
     problems, columns = len(cu_rows) - 1, x.shape[1]
     low, high = torch.empty(2, problems, columns, dtype=torch.float64)
     bad = torch.empty(problems, dtype=torch.int64)
-    _native.native().kmeans_extremes(_native.view(x), _view(cu_rows), _views(low, high, bad), _native.threads())
+    _native.native().kmeans_extremes(_native.view(x), _native.view(cu_rows), _views(low, high, bad), _native.threads())
     return Extremes(low, high, bad)
 
 
@@ -51,7 +51,7 @@ def hashes(x: Tensor) -> Tensor:
 def square_sums(x: Tensor, cu_rows: Tensor, origin: Tensor, scale: Tensor, spherical: bool) -> Tensor:
     sums = torch.empty(len(cu_rows) - 1, dtype=torch.int64)
     _native.native().kmeans_square_sums(
-        _native.view(x), *_views(cu_rows, origin, scale), spherical, _view(sums), _native.threads()
+        _native.view(x), *_views(cu_rows, origin, scale), spherical, _native.view(sums), _native.threads()
     )
     return sums
 
@@ -61,9 +61,9 @@ def distances(x: Tensor, origin: Tensor, centroids: Tensor, limit: Tensor | None
     _native.native().kmeans_distances(
         _native.view(x),
         *_views(origin[None], centroids),
-        None if limit is None else _view(limit),
+        None if limit is None else _native.view(limit),
         spherical,
-        _view(out),
+        _native.view(out),
         _native.threads(),
     )
     return out
@@ -107,8 +107,8 @@ def accumulate(
     )
     _native.native().kmeans_accumulate(
         _native.view(x),
-        _view(centroids),
-        None if weights is None else _view(weights),
+        _native.view(centroids),
+        None if weights is None else _native.view(weights),
         _views(*frame),
         spherical,
         fast,
@@ -148,9 +148,9 @@ def fit(
     _native.native().kmeans_fit(
         _native.view(x),
         *_views(cu_rows, cu_clusters, out.centroids),
-        None if weights is None else _view(weights),
+        None if weights is None else _native.view(weights),
         _views(*frame),
-        _view(threshold),
+        _native.view(threshold),
         by_inertia,
         max_iter,
         empty,
@@ -177,9 +177,5 @@ _PRIMITIVES = {
 }
 
 
-def _view(tensor: Tensor) -> tuple[int, list[int], list[int], int, int, int]:
-    return _native.view(tensor.detach().contiguous())
-
-
 def _views(*tensors: Tensor) -> list[tuple[int, list[int], list[int], int, int, int]]:
-    return [_view(tensor) for tensor in tensors]
+    return [_native.view(tensor) for tensor in tensors]

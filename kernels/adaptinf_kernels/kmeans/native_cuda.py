@@ -1,4 +1,4 @@
-"""The primitives of ``ops.py`` by the native module on CUDA devices (``csrc/kmeans/fit_cuda.h``)."""
+"""The primitives of ``ops.py`` by the native module on CUDA devices (``csrc/kmeans/*_cuda.h``)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from adaptinf_kernels import _native
 from adaptinf_kernels.kmeans.arithmetic import Frame
-from adaptinf_kernels.kmeans.ops import Assigned, Empty, Fit
+from adaptinf_kernels.kmeans.ops import Assigned, Empty, Extremes, Fit
 from torch import Tensor
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -15,10 +15,8 @@ _EMPTY: dict[Empty, int] = {"keep": 0, "farthest": 1, "split": 2}
 
 
 def not_supported_reasons(primitive: str, x: Tensor, *inputs: Any) -> list[str]:
-    """``fit`` and ``accumulate`` of rows that tensor cores can screen."""
+    """Rows that tensor cores can screen: no float64."""
     reasons = []
-    if primitive not in _PRIMITIVES:
-        reasons.append(f"it has no CUDA kernel for {primitive}, only for {', '.join(_PRIMITIVES)}")
     if x.dtype not in _DTYPES:
         reasons.append(f"x is {x.dtype}; on CUDA devices it takes float32, float16 and bfloat16")
     if x.shape[1] == 0:
@@ -27,7 +25,68 @@ def not_supported_reasons(primitive: str, x: Tensor, *inputs: Any) -> list[str]:
 
 
 def run(primitive: str, x: Tensor, *inputs: Any) -> Any:
-    return _PRIMITIVES[primitive](_native.rows_contiguous(x.detach()), *inputs)
+    return _PRIMITIVES[primitive](_native.rows_contiguous(x.detach()), *map(_native.contiguous, inputs))
+
+
+def extremes(x: Tensor, cu_rows: Tensor) -> Extremes:
+    problems, columns = len(cu_rows) - 1, x.shape[1]
+    infinity = torch.full((problems, columns), float("inf"), dtype=torch.float64, device=x.device)
+    found = Extremes(infinity, -infinity, torch.full((problems,), -1, device=x.device))
+    _on_rows("extremes", x, cu_rows, *_views(*found))
+    return found
+
+
+def column_sums(x: Tensor, cu_rows: Tensor, scale: Tensor) -> Tensor:
+    sums = torch.zeros(len(cu_rows) - 1, x.shape[1], dtype=torch.int64, device=x.device)
+    _on_rows("column_sums", x, cu_rows, *_views(scale, sums))
+    return sums
+
+
+def square_sums(x: Tensor, cu_rows: Tensor, origin: Tensor, scale: Tensor, spherical: bool) -> Tensor:
+    sums = torch.zeros(len(cu_rows) - 1, dtype=torch.int64, device=x.device)
+    _on_rows("square_sums", x, cu_rows, *_views(origin, scale), spherical, _native.view(sums))
+    return sums
+
+
+def distances(x: Tensor, origin: Tensor, centroids: Tensor, limit: Tensor | None, spherical: bool) -> Tensor:
+    found = torch.empty(len(x), len(centroids), dtype=torch.float64, device=x.device)
+    bounds = torch.empty(2, dtype=torch.int64, device=x.device)
+    _native.native().kmeans_distances_cuda(
+        *_views(x, bounds, origin[None], centroids),
+        None if limit is None else _native.view(limit),
+        spherical,
+        _native.view(found),
+        _native.stream(x.device),
+    )
+    return found
+
+
+def assign(
+    x: Tensor,
+    cu_rows: Tensor,
+    cu_clusters: Tensor,
+    centroids: Tensor,
+    origin: Tensor,
+    m: int,
+    spherical: bool,
+    fast: bool,
+) -> tuple[Tensor, Tensor]:
+    n, problems = len(x), len(cu_rows) - 1
+    ids = torch.empty(n, m, dtype=torch.int64, device=x.device)
+    found = torch.empty(n, m, dtype=torch.float64, device=x.device)
+    module = _native.native()
+    size = module.kmeans_assign_cuda_workspace(n, x.shape[1], len(centroids), problems, m, spherical, fast)
+    workspace = _native.workspace(size, x.device)
+    module.kmeans_assign_cuda(
+        _native.view(x),
+        cu_rows.tolist(),
+        cu_clusters.tolist(),
+        *_views(centroids, origin),
+        (spherical, fast),
+        *_views(ids, found, workspace),
+        _native.stream(x.device),
+    )
+    return ids, found
 
 
 def fit(
@@ -87,10 +146,9 @@ def _fit(
         changed=empty(problems),
     )
     distances, sums = empty(n, dtype=torch.float64), empty(k, x.shape[1])
-    weights = None if weights is None else weights.contiguous()
-    frame, threshold = Frame(*(part.contiguous() for part in frame)), threshold.contiguous()
     module = _native.native()
-    workspace = empty(module.kmeans_fit_cuda_workspace(n, x.shape[1], k, problems, *options[2:]), dtype=torch.int8)
+    size = module.kmeans_fit_cuda_workspace(n, x.shape[1], k, problems, *options[2:])
+    workspace = _native.workspace(size, x.device)
     outputs = (distances, sums, out.sizes, out.weights, out.radii, out.inertia, out.n_iter, out.changed)
     module.kmeans_fit_cuda(
         _native.view(x),
@@ -98,15 +156,28 @@ def _fit(
         cu_clusters.tolist(),
         _native.view(out.centroids),
         None if weights is None else _native.view(weights),
-        [_native.view(part) for part in frame],
+        _views(*frame),
         _native.view(threshold),
         max_iter,
         options,
-        [_native.view(part) for part in (out.labels, *outputs)],
+        _views(out.labels, *outputs),
         _native.view(workspace),
         _native.stream(x.device),
     )
     return out, distances, sums
 
 
-_PRIMITIVES = {"fit": fit, "accumulate": accumulate}
+def _on_rows(name: str, x: Tensor, cu_rows: Tensor, *arguments: Any) -> None:
+    """``kmeans_<name>_cuda``, with room on the device for ``cu_rows``."""
+    bounds = torch.empty(len(cu_rows), dtype=torch.int64, device=x.device)
+    entry = getattr(_native.native(), f"kmeans_{name}_cuda")
+    entry(_native.view(x), cu_rows.tolist(), _native.view(bounds), *arguments, _native.stream(x.device))
+
+
+def _views(*tensors: Tensor) -> list[Any]:
+    return [_native.view(tensor) for tensor in tensors]
+
+
+_PRIMITIVES = {
+    function.__name__: function for function in (extremes, column_sums, square_sums, distances, assign, accumulate, fit)
+}

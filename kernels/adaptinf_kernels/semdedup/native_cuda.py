@@ -36,7 +36,7 @@ def run(
     )
     module = _native.native()
     size = module.semdedup_cuda_workspace(len(rows), x.shape[1], len(bounds) - 1, len(thresholds), keep)
-    workspace = torch.empty(size, dtype=torch.int8, device=x.device)
+    workspace = _native.workspace(size, x.device)
     module.semdedup_cuda(
         _native.view(x),
         _native.view(rows),

@@ -163,7 +163,11 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
   *value = attribute == cudaDevAttrMultiProcessorCount ? 1 : 2;  // so few that blocks take several turns
   return cudaSuccess;
 }
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+namespace cuda_shim {
+inline int64_t waits = 0;     // of the host for the device
+inline int64_t launches = 0;  // of kernels
+}  // namespace cuda_shim
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return ++cuda_shim::waits, cudaSuccess; }
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 };
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
   std::memcpy(to, from, bytes);
@@ -201,6 +205,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     const Call& call = *static_cast<const Call*>(pointer);
     std::apply(call.kernel, call.arguments);
   };
+  ++launches;
   run_grid(grid, block, body, &call, [bytes] {
     unsigned char* shared = shared_memory;
 #if defined(__SANITIZE_ADDRESS__)

@@ -55,6 +55,7 @@ class Boundary:
     """What ``native.py`` sees in place of ``_native``."""
 
     view, rows_contiguous = staticmethod(_native.view), staticmethod(_native.rows_contiguous)
+    contiguous = staticmethod(_native.contiguous)
 
     def __init__(self, way: dict[str, str], threads: int) -> None:
         self.native, self.threads = lambda: Chosen(way), lambda: threads
@@ -294,3 +295,14 @@ def test_what_it_refuses() -> None:
     x = noise(10, 3)
     assert "meta" in native.not_supported_reasons("extremes", x.to("meta"), None)[0]
     assert "int64" in native.not_supported_reasons("extremes", x.long(), None)[0]
+
+
+def test_copies_of_strided_inputs_outlive_the_call() -> None:
+    """So large that their memory goes back to the system when they are freed."""
+    x, centroids = noise(64, 1024), noise(1024, 1024).T
+    whole = torch.tensor([0, 64]), torch.tensor([0, 1024])
+    origin = torch.zeros(1, 1024, dtype=torch.float64)
+    ids, found = native.run("assign", x, *whole, centroids, origin, 1, False, False)
+    expected = reference.run("assign", x, *whole, centroids, origin, 1, False, False)
+    assert torch.equal(ids, expected[0])
+    assert torch.equal(found, expected[1])
