@@ -44,7 +44,7 @@ def column_sums(x: Tensor, cu_rows: Tensor, scale: Tensor) -> Tensor:
 
 def hashes(x: Tensor) -> Tensor:
     out = torch.empty(len(x), dtype=torch.int64)
-    _native.native().kmeans_hashes(_native.view(x), _view(out), _native.threads())
+    _native.native().kmeans_hashes(_native.view(x), _native.view(out), _native.threads())
     return out
 
 

@@ -15,8 +15,10 @@ _EMPTY: dict[Empty, int] = {"keep": 0, "farthest": 1, "split": 2}
 
 
 def not_supported_reasons(primitive: str, x: Tensor, *inputs: Any) -> list[str]:
-    """Rows that tensor cores can screen: no float64."""
+    """Rows that tensor cores can screen: no float64. Nothing is remembered of a fit."""
     reasons = []
+    if primitive not in _PRIMITIVES:
+        reasons.append(f"it has no CUDA kernel for {primitive}")
     if x.dtype not in _DTYPES:
         reasons.append(f"x is {x.dtype}; on CUDA devices it takes float32, float16 and bfloat16")
     if x.shape[1] == 0:
