@@ -34,6 +34,11 @@ def _ratio(
     return Goal(suite, what, quantity, (case, of), (case, over), relation, bound)
 
 
+def _seconds(what: str, case: str, bound: float) -> Goal:
+    """Of our implementation on a GPU."""
+    return Goal("gpu", f"{what}: seconds", "time", (case, "native"), None, "<=", bound)
+
+
 def _sketched(k: int) -> str:
     return f"capture, sjlt k={k}"
 
@@ -41,6 +46,8 @@ def _sketched(k: int) -> str:
 _LORA, _LINEAR = "LoRA r=8 + SJLT", "full Linear"
 _ADAM = "capture, sjlt + adam"
 _K, _SK = "kmeans", "scikit-learn"
+_FL, _WIDEST, _MOST = "flash-kmeans", "kmeans-1000000x1536-1000", "kmeans-10000000x128-20000"
+_SD = "semdedup-reference"
 _WIDE, _NARROW = "token-scores-128k", "token-scores-49k"
 
 GOALS = (
@@ -111,6 +118,34 @@ GOALS = (
     Goal("gpu", "project sjlt: share of copy bandwidth", "bandwidth", ("project-sjlt", "triton"), None, ">=", 0.8),
     _ratio("gpu", "token_scores / Liger, 1B", "token-scores-llama-1b", "triton", "liger", "<=", 1.1),
     _ratio("gpu", "token_scores / Liger, 8B", "token-scores-llama-8b", "triton", "liger", "<=", 1.1),
+    _ratio("gpu", "flash-kmeans / k-means, 4096 of 2000x64, K=16", f"{_K}-4096-of-2000x64-16", _FL, "native", ">=", 10),
+    _seconds("k-means, 4096 of 2000x64, K=16, 20 iterations", f"{_K}-4096-of-2000x64-16", 1.2e-3),
+    _ratio("gpu", "flash-kmeans / k-means, 8 of 16384x128, K=100", f"{_K}-8-of-16384x128-100", _FL, "native", ">=", 10),
+    _seconds("k-means, 8 of 16384x128, K=100, 10 iterations", f"{_K}-8-of-16384x128-100", 0.25e-3),
+    _ratio(
+        "gpu", "flash-kmeans / k-means, 8 of 131072x128, K=100", f"{_K}-8-of-131072x128-100", _FL, "native", ">=", 6
+    ),
+    _seconds("k-means, 8 of 131072x128, K=100, 10 iterations", f"{_K}-8-of-131072x128-100", 0.9e-3),
+    _ratio(
+        "gpu",
+        "flash-kmeans / k-means, 32 of 131072x128, K=1000",
+        f"{_K}-32-of-131072x128-1000",
+        _FL,
+        "native",
+        ">=",
+        2.8,
+    ),
+    _seconds("k-means, 32 of 131072x128, K=1000, 10 iterations", f"{_K}-32-of-131072x128-1000", 20e-3),
+    _ratio("gpu", "faiss-gpu / k-means, 1000000x1536, K=1000", _WIDEST, "faiss-gpu, float32", "native", ">=", 50),
+    _ratio("gpu", "cuML / k-means, 1000000x1536, K=1000", _WIDEST, "cuML, float32", "native", ">=", 15),
+    _seconds("k-means, 1000000x1536, K=1000, 25 iterations", _WIDEST, 0.15),
+    _ratio("gpu", "flash-kmeans / k-means, 10000000x128, K=20000", _MOST, _FL, "native, fast", ">=", 2.2),
+    _ratio("gpu", "k-means exact / fast, 10000000x128, K=20000", _MOST, "native", "native, fast", "<=", 1 / 0.85),
+    _ratio("gpu", "cuML / k-means exact, 10000000x128, K=20000", _MOST, "cuML, float32", "native", ">=", 10),
+    _ratio("gpu", "SemDeDup in blocks / ours, 20000x512", _SD, "torch, blocks", "native", ">=", 4),
+    _ratio("gpu", "SemDeDup in float32 / ours, 20000x512", _SD, "torch, blocks, float32", "native", ">=", 20),
+    _seconds("SemDeDup's rule, 20000x512", _SD, 0.5e-3),
+    _seconds("SemDeDup's rule, 318000x512", "semdedup-318000", 0.15),
     _ratio("gpu", "LESS / ours, from samples to features", "less-1b", "less", "extract", ">=", 10),
     _ratio("gpu", "LESS / ours, short samples packed", "less-1b-short", "less", "extract", ">=", 30),
 )

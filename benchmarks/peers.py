@@ -109,3 +109,24 @@ def liger_cross_entropy(device: torch.device) -> Callable[[Tensor, Tensor, Tenso
     _needs_cuda("Liger", device)
     package = module("liger_kernel.transformers", "liger-kernel")
     return package.LigerFusedLinearCrossEntropyLoss(reduction="sum")
+
+
+def flash_kmeans(device: torch.device) -> Callable[..., Any]:
+    """flash-kmeans' batched fit, ``(x [B, N, d], k, max_iters, tol, init_centroids) -> (ids, centroids, n_iter)``."""
+    _needs_cuda("flash-kmeans", device)
+    return module("flash_kmeans", "flash-kmeans").batch_kmeans_Euclid
+
+
+def cuml_kmeans(device: torch.device) -> Any:
+    """cuML's ``KMeans``, with scikit-learn's interface."""
+    _needs_cuda("cuML", device)
+    return module("cuml.cluster", "cuml-cu13").KMeans
+
+
+def faiss_gpu(device: torch.device) -> ModuleType:
+    """faiss where it sees a GPU."""
+    _needs_cuda("faiss-gpu", device)
+    faiss = module("faiss", "faiss-gpu")
+    if not getattr(faiss, "get_num_gpus", lambda: 0)():
+        raise UnavailableError("faiss sees no GPU here: it is faiss-cpu, or built for another CUDA")
+    return faiss

@@ -8,6 +8,7 @@ from benchmarks.cases import (
     grad_sketch_embedding,
     grad_sketch_lora,
     kmeans,
+    kmeans_gpu,
     less,
     project,
     semdedup,
@@ -28,4 +29,5 @@ CASES = (
     *semdedup.CASES,
     *signs.CASES,
     *kmeans.CASES,
+    *kmeans_gpu.CASES,
 )

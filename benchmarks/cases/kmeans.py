@@ -52,7 +52,7 @@ class Settled:
 
     def check(self, outputs: Outputs) -> Verdict:
         centroids = outputs["centroids"].double()
-        return Inertia(self._x, lambda: _lloyd(self._x.double(), centroids, 1, torch.float64), 1e-6).check(outputs)
+        return Inertia(self._x, lambda: lloyd(self._x.double(), centroids, 1, torch.float64), 1e-6).check(outputs)
 
 
 def _inertia(x: Tensor, centroids: Tensor) -> list[float]:
@@ -66,7 +66,7 @@ def _inertia(x: Tensor, centroids: Tensor) -> list[float]:
     ]
 
 
-def _lloyd(x: Tensor, start: Tensor, iterations: int, dtype: torch.dtype) -> Tensor:
+def lloyd(x: Tensor, start: Tensor, iterations: int, dtype: torch.dtype) -> Tensor:
     """Plain torch: products in ``dtype``, everything else in the dtype of ``x``; problems one after the other."""
     return torch.stack([_lloyd_one(rows, c, iterations, dtype) for rows, c in zip(x, start, strict=True)])
 
@@ -82,7 +82,7 @@ def _lloyd_one(x: Tensor, c: Tensor, iterations: int, dtype: torch.dtype) -> Ten
     return c
 
 
-def _batched(x: Tensor, start: Tensor, iterations: int) -> Tensor:
+def batched(x: Tensor, start: Tensor, iterations: int) -> Tensor:
     """All problems in one batched product."""
     c, (b, k, d) = start, start.shape
     for _ in range(iterations):
@@ -171,7 +171,7 @@ def _build(setting: Setting, *, problems: int, n: int, d: int, k: int, iteration
     else:
         x = normal(setting, problems, n, d, dtype=torch.float32)
         start = x[:, :k].clone()
-    expected = functools.cache(lambda: _lloyd(x.double(), start.double(), iterations, torch.float64))
+    expected = functools.cache(lambda: lloyd(x.double(), start.double(), iterations, torch.float64))
 
     def ours(impl: str, precision: Any) -> Tensor:
         found = kmeans(x, k, init=start, max_iter=iterations, stop="labels", precision=precision, impl=impl)
@@ -189,11 +189,11 @@ def _build(setting: Setting, *, problems: int, n: int, d: int, k: int, iteration
         Contender("faiss", lambda: _faiss(x, start, iterations), rough, _named),
         Contender("fastkmeans, its own start", lambda: _fastkmeans(x, start, iterations), other, _named),
         Contender("superkmeans, its own start", lambda: _superkmeans(x, start, iterations), other, _named),
-        Contender("torch", lambda: lambda: _lloyd(x, start, iterations, x.dtype), rough, _named),
-        Contender("torch, bfloat16", lambda: lambda: _lloyd(x, start, iterations, torch.bfloat16), rough, _named),
+        Contender("torch", lambda: lambda: lloyd(x, start, iterations, x.dtype), rough, _named),
+        Contender("torch, bfloat16", lambda: lambda: lloyd(x, start, iterations, torch.bfloat16), rough, _named),
     ]
     if problems > 1:
-        contenders.append(Contender("torch, batched", lambda: lambda: _batched(x, start, iterations), rough, _named))
+        contenders.append(Contender("torch, batched", lambda: lambda: batched(x, start, iterations), rough, _named))
     shape = {"problems": problems, "N": n, "d": d, "K": k, "iterations": iterations}
     return Workload(shape, tuple(contenders), problems * n)
 
@@ -203,7 +203,7 @@ def _build_busy(setting: Setting, *, n: int, d: int, k: int, iterations: int) ->
     if setting.tiny:
         n, k, d, iterations = n // 100, max(2, k // 100), min(d, 32), 3
     x, start = _blobs(setting, n, d, k)
-    expected = functools.cache(lambda: _lloyd(x.double(), start.double(), iterations, torch.float64))
+    expected = functools.cache(lambda: lloyd(x.double(), start.double(), iterations, torch.float64))
     exact, rough = Inertia(x, expected, 1e-6), Inertia(x, expected, 1e-4)
     neighbours = functools.cache(lambda: Neighbours(2))
 
@@ -218,7 +218,7 @@ def _build_busy(setting: Setting, *, n: int, d: int, k: int, iterations: int) ->
     for name, prepare, gate in (
         ("native", lambda: ours, exact),
         ("scikit-learn", lambda: _scikit_learn(x, start, iterations), rough),
-        ("torch", lambda: lambda: _lloyd(x, start, iterations, x.dtype), rough),
+        ("torch", lambda: lambda: lloyd(x, start, iterations, x.dtype), rough),
     ):
         mine = name == "native"
         contenders.append(Contender(name, prepare, gate, _named, ours=mine))
@@ -275,7 +275,7 @@ def _build_pruned(setting: Setting, *, n: int, d: int, k: int, iterations: int) 
     copies = torch.arange(19, n, 20, device=x.device)
     for part in copies.split(BLOCK):
         x[:, part] = x[:, part - 7] + 0.05 * normal(setting, len(part), d, dtype=torch.float32, seed=int(part[0]))
-    expected = functools.cache(lambda: _lloyd(x, start, iterations, x.dtype))
+    expected = functools.cache(lambda: lloyd(x, start, iterations, x.dtype))
     rows = x[0]
 
     def ours() -> tuple[KMeansResult[Tensor], Tensor]:
@@ -345,7 +345,7 @@ def _build_warm(setting: Setting, *, n: int, d: int, k: int) -> Workload:
         return {"centroids": centroids[None]}
 
     cold = x[random]
-    one = Inertia(x[None], lambda: _lloyd(x[None].double(), cold[None].double(), 1, torch.float64), 1e-6)
+    one = Inertia(x[None], lambda: lloyd(x[None].double(), cold[None].double(), 1, torch.float64), 1e-6)
     contenders = [
         ours("refit", Settled(x[None]), cold, 1000),
         ours("warm", Settled(x[None]), former, 1000),

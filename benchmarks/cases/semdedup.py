@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import torch
 from adaptinf_kernels import semdedup
@@ -14,6 +15,8 @@ from benchmarks.gate import Close, Equal
 
 _EPS = 0.05
 _BLOCK = 512
+_MOST_FOR_A_MATRIX = 100_000
+"""Rows whose matrix of similarities fits into a GPU's memory."""
 
 
 def _unit(x: Tensor) -> Tensor:
@@ -40,6 +43,11 @@ def in_blocks(x: Tensor, columns: int = 4096) -> Tensor:
     return most
 
 
+def _in_blocks_of_floats(x: Tensor) -> Callable[[], Tensor]:
+    wide = x.float()
+    return lambda: in_blocks(wide)
+
+
 def _named(value: Tensor) -> Outputs:
     return {"similarity": value}
 
@@ -63,8 +71,16 @@ def _reference(setting: Setting, *, n: int, d: int) -> Workload:
         return _named(value.nan_to_num(0).clamp_min(0))  # as the released code
 
     whole, half = 2.0 * n * n * d, 1.0 * n * n * d
-    contenders = [
-        Contender("torch", lambda: lambda: released(x), gate, _named, cost=cost(whole, [x], 4.0 * n, x.dtype)),
+    contenders = (
+        []
+        if n > _MOST_FOR_A_MATRIX
+        else [
+            Contender("torch", lambda: lambda: released(x), gate, _named, cost=cost(whole, [x], 4.0 * n, x.dtype)),
+        ]
+    )
+    if x.dtype != torch.float32:
+        contenders.append(Contender("torch, blocks, float32", lambda: _in_blocks_of_floats(x), gate, _named))
+    contenders += [
         Contender("torch, blocks", lambda: lambda: in_blocks(x), gate, _named, cost=cost(half, [x], 4.0 * n, x.dtype)),
         *implementations(setting, run, gate, defined, cost=cost(half, [x], 4.0 * n, x.dtype), graph=False),
     ]
@@ -104,8 +120,8 @@ CASES = (
         functools.partial(_reference, n=20_000, d=512),
         "torch",
         41,
-        ("cpu",),
         footprints=("torch", "native"),
     ),
+    Case("semdedup-318000", functools.partial(_reference, n=318_000, d=512), "torch, blocks", 43, ("gpu",)),
     Case("semdedup-copies", functools.partial(_greedy, n=20_000, d=512), "torch", 42, ("cpu",)),
 )
