@@ -11,8 +11,10 @@ import os
 import re
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pybind11
 from setuptools import Extension, find_packages, setup
@@ -20,6 +22,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 ARCHITECTURES = ("80", "90a", "100")
+JOBS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 CXX_FLAGS = [
     "-O3",
     "-g0",
@@ -77,12 +80,16 @@ def compile_cuda(sources: list[Path], include: Path, build: Path) -> Cuda:
     newest = max(chosen, key=lambda arch: int(arch.rstrip("af")))
     code = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in chosen]
     code.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
-    objects = []
-    for source in sources:
-        target = build / (source.stem + ".o")
-        flags = ["-O3", "-std=c++17", "-Xcompiler=-fPIC,-fvisibility=hidden", f"-I{include}", *code]
-        run(nvcc, *flags, "-c", str(source), "-o", str(target))
-        objects.append(str(target))
+    flags = ["-O3", "-std=c++17", "-Xcompiler=-fPIC,-fvisibility=hidden", f"-I{include}", *code]
+
+    def compile_one(source: Path) -> str:
+        target = str(build / (source.stem + ".o"))
+        run(nvcc, *flags, "-c", str(source), "-o", target)
+        return target
+
+    by_size = sorted(sources, key=lambda source: source.stat().st_size, reverse=True)  # the longest first
+    with ThreadPoolExecutor(JOBS) as pool:
+        objects = list(pool.map(compile_one, by_size))
     return Cuda("", chosen, toolkit[1] if toolkit else "unknown", objects, library_dirs)
 
 
@@ -102,6 +109,15 @@ class BuildNative(build_ext):
             header.write_text(content)
         ext.include_dirs.append(str(build))
         ext.depends += [str(header), *cuda.objects]
+        compile_some = self.compiler.compile
+
+        def compile_side_by_side(sources: list[str], **options: Any) -> list[str]:
+            with ThreadPoolExecutor(JOBS) as pool:
+                return [
+                    done for one in pool.map(lambda source: compile_some([source], **options), sources) for done in one
+                ]
+
+        self.compiler.compile = compile_side_by_side
         super().build_extension(ext)
 
     def _cuda(self, build: Path) -> Cuda:
