@@ -89,8 +89,8 @@ void Assignment::decide_pair(const Tile& tile, int64_t r, const Tops& tops, int6
     return;
   }
   scratch.products += 2;
-  kernels_.load(rows_, tile.id(r), scratch.y.get());
-  const double scores[] = {centroids_.score(scratch.y.get(), one), centroids_.score(scratch.y.get(), two)};
+  double scores[2];
+  centroids_.scores(rows_, tile.id(r), one, two, scores, scratch.y.get());
   const bool swap = wins(scores[1], two, scores[0], one);
   found.label[r] = static_cast<int32_t>(swap ? two : one);
   settle(scores[swap], std::max(screened(scores[!swap]), tops.third[r]), r, found);

@@ -42,6 +42,12 @@ class Centroids {
   // half |c_j|^2 - y . c_j, or - y . c_j for unit rows: the score that decides.
   double score(const double* y, int64_t j) const { return half_[j] - kernels_.dot(y, row(j), padded_); }
 
+  // The scores of a row for two of them; y [padded] is scratch.
+  void scores(const Rows& rows, int64_t row, int64_t one, int64_t two, double (&found)[2], double* y) const {
+    kernels_.two_dots(rows, row, this->row(one), this->row(two), found, y);
+    found[0] = half_[one] - found[0], found[1] = half_[two] - found[1];
+  }
+
   // Whether every centroid could be packed; where not, scores must decide.
   bool screenable() const { return screenable_; }
 

@@ -20,6 +20,10 @@ constexpr int64_t kAhead = 8;    // rows whose memory is asked for before they a
 // where one of its rows is wanted: gathering rows would take as long as screening them.
 constexpr int64_t kFewClusters = 32, kFewWords = 128 * 1024;
 
+// Where tiles are screened whole and fewer than one of kFewKept is passed over, bounds cost more than they save: so many
+// iterations then go without.
+constexpr int64_t kFewKept = 8, kRest = 3;
+
 int64_t tasks_for(int64_t rows, int64_t block) { return (rows + block - 1) / block; }
 
 class Lloyd {
@@ -179,7 +183,7 @@ class Lloyd {
   void take(const Tile& tile, const Found& found, uint64_t known, std::vector<Move>& moves) {
     if (tile.ids == nullptr) known &= rows_of(tile.first / kernels_.tile_rows);
     else known &= tile.wanted;
-    if (!options_.fast) bounds_.take(tile, found, known);
+    if (!options_.fast && resting_ == 0) bounds_.take(tile, found, known);
     uint64_t bits = known;
     if (tile.ids == nullptr) bits &= kernels_.differing(found.label, labels_.get() + tile.first);
     for (; bits != 0; bits &= bits - 1) {
@@ -219,12 +223,19 @@ class Lloyd {
   // Finds the rows whose label may change.
   void select() {
     if (options_.fast) return;  // all of them since the start: bounds need certificates
+    if (resting_ > 0) {
+      --resting_;
+      for (int64_t tile = 0; tile < n_tiles_; ++tile) wanted_[tile] = rows_of(tile);
+      return;
+    }
     parallel_for(tasks_for(n_tiles_, kTiles), threads_, [&](int64_t task) {
       for (int64_t tile = task * kTiles; tile < std::min(n_tiles_, (task + 1) * kTiles); ++tile) {
         const int64_t first = tile * kernels_.tile_rows;
         wanted_[tile] = bounds_.loosen(first, labels_.get() + first) & rows_of(tile);
       }
     });
+    const int64_t kept = std::count(wanted_.get(), wanted_.get() + n_tiles_, uint64_t{0});
+    if (tiled_ && problem_.known.labels == nullptr && kept * kFewKept < n_tiles_) resting_ = kRest;
   }
 
   // The integer inertia; distances [rows] and radii [clusters] where they are wanted.
@@ -272,6 +283,7 @@ class Lloyd {
   Buffer<uint8_t> is_packed_;  // unless tiled_, of each row
   Buffer<int32_t> labels_;    // [tile][tile_rows]
   Buffer<uint64_t> wanted_;   // of each tile, bit r: whether row r is to be labelled
+  int resting_ = 0;            // iterations that go without bounds, so that none are taken either
   bool joined_ = false;        // whether rows have a cluster that they may leave
   std::vector<Move> moves_;
   std::vector<float> moved_;

@@ -54,6 +54,9 @@ struct Kernels {
   double (*dot)(const double* a, const double* b, int64_t padded);
   double (*squared_distance)(const double* a, const double* b, int64_t padded);
 
+  // dots = y . a and y . b of a row in its frame; y [padded] is scratch.
+  void (*two_dots)(const Rows& rows, int64_t row, const double* a, const double* b, double (&dots)[2], double* y);
+
   // |y - c|^2 of a row in its frame, or 1 - y . c for unit rows; y [padded] is scratch.
   double (*row_distance)(const Rows& rows, int64_t row, const double* c, double* y);
 

@@ -99,6 +99,23 @@ ADAPTINF_ALWAYS Doubles framed(const float* x, const double* origin, int64_t t) 
   return __builtin_convertvector(*reinterpret_cast<const Few*>(x + t), Doubles) - load_doubles(origin + t);
 }
 
+void two_dots(const Rows& rows, int64_t row, const double* a, const double* b, double (&dots)[2], double* y) {
+  if (rows.dtype == DType::float32 && !rows.unit && rows.columns == rows.padded) {
+    const auto* x = reinterpret_cast<const float*>(rows.at(row));
+    Doubles first[kParts]{}, second[kParts]{};
+    for (int64_t t = 0; t < rows.padded; t += 8)
+      for (int64_t part = 0; part < kParts; ++part) {
+        const int64_t at = t + part * kDoubles;
+        const Doubles value = framed(x, rows.origin, at);
+        first[part] += rounded(value * load_doubles(a + at)), second[part] += rounded(value * load_doubles(b + at));
+      }
+    dots[0] = tree(first), dots[1] = tree(second);
+    return;
+  }
+  load(rows, row, y);
+  dots[0] = dot(y, a, rows.padded), dots[1] = dot(y, b, rows.padded);
+}
+
 double row_distance(const Rows& rows, int64_t row, const double* c, double* y) {
   if (rows.dtype == DType::float32 && !rows.unit && rows.columns == rows.padded) {
     const auto* x = reinterpret_cast<const float*>(rows.at(row));

@@ -6,7 +6,7 @@
 #include "kernels_rows.h"
 
 const Kernels& table() {
-  static const Kernels kernels{kTileRows, ADAPTINF_BRAIN != 0, load, to_unit, dot, squared_distance, row_distance, mean, move, add_columns,
+  static const Kernels kernels{kTileRows, ADAPTINF_BRAIN != 0, load, to_unit, dot, squared_distance, two_dots, row_distance, mean, move, add_columns,
                                extend, pack, pack_row, transpose, screen, screen_all, reaching,
                                decide, bound, loosen, hash, differing};
   return kernels;
