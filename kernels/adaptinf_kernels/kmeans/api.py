@@ -106,6 +106,8 @@ def kmeans(
         if remember:
             raise NotSupportedError("kmeans: remember=True", [f"x is on {matrix.device}, it is for the CPU"])
         former = None
+    if former is not None and not torch.equal(former.cu_clusters, layout.cu_clusters):
+        former = None  # the same centroids, dealt out to other problems: the labels say nothing
     weights = None if sample_weight is None else check_weights(sample_weight, len(matrix), matrix.device)
     fitted, finite = fit_in_memory(matrix, layout, first, former, weights, options)
     settle(fitted.fit, layout, options)

@@ -19,12 +19,14 @@ class Memory(NamedTuple):
     Attributes:
         keys: int64 [N], hashes of the rows, by which they are recognised wherever they lie in their problem.
         known: their labels, and bounds on their distances to centroids.
+        cu_clusters: int64 [B + 1], which clusters were those of each problem.
         products: int64 [B], how many products of a row with a centroid, or distances between the two, the fit
             computed at any precision: 2 d operations each are its cost, but for sums and passes over the rows.
     """
 
     keys: Tensor
     known: ops.Known
+    cu_clusters: Tensor
     products: Tensor
 
 

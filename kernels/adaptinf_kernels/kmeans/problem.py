@@ -87,7 +87,7 @@ def fit_in_memory(
     else:
         known = recall(former, keys, cu_rows, layout.cu_clusters, torch.as_tensor(init), centroids)
     fit, known, products = ops.fit_known(impl, *inputs, known)
-    return Fitted(fit, frame, Memory(keys, known, products) if options.remember else None), finite
+    return Fitted(fit, frame, Memory(keys, known, layout.cu_clusters, products) if options.remember else None), finite
 
 
 def _no_problem(x: Tensor) -> Fitted:

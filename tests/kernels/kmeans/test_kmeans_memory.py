@@ -87,6 +87,13 @@ def test_ragged_problems_that_lose_and_gain_rows(optimised: str) -> None:
     same(kmeans(x, k, init=former, **rows), kmeans(x, k, init=former.centroids, **rows))
 
 
+def test_centroids_that_are_dealt_out_to_other_problems(optimised: str) -> None:
+    x, rows = blobs(900, 7, 12), {"cu_rows": torch.tensor([0, 400, 900])}
+    former = kmeans(x, [3, 9], **rows, remember=True, impl=optimised)
+    same(kmeans(x, [9, 3], init=former, **rows), kmeans(x, [9, 3], init=former.centroids, **rows))
+    same(kmeans(x, 12, init=former), kmeans(x, 12, init=former.centroids))
+
+
 def test_other_weights_and_rows_that_are_left_out(optimised: str) -> None:
     x = blobs(800, 6, 5)
     former = kmeans(x, 5, remember=True, impl=optimised)
