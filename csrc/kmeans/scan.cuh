@@ -31,43 +31,40 @@ __device__ __forceinline__ void raise_any(double* most, double value) {
   else atomicMin(reinterpret_cast<Count*>(most), static_cast<Count>(bits));
 }
 
-// By a warp: each(first, last row) of kScanRows / kWarps rows at a time.
+// By a warp: each(row) for its rows, strip by strip. A lane goes through them for a column, then for its next one, so that a
+// column costs one atomic a warp.
 template <class Each>
-__device__ __forceinline__ void for_strips(const Problem& p, const Team& team, const Each& each) {
+__device__ __forceinline__ void for_rows_of_warp(const Problem& p, const Team& team, const Each& each) {
   constexpr int64_t kStrip = kScanRows / kWarps;
   for (int64_t first = team.warp() * kStrip; first < p.rows; first += team.warps() * kStrip)
-    each(p.first_row + first, p.first_row + min(first + kStrip, p.rows));
+    for (int64_t row = first; row < min(first + kStrip, p.rows); ++row) each(p.first_row + row);
 }
 
 inline __device__ void find_extremes(const ScanState& state, const Problem& p, const Team& team) {
-  const int64_t columns = state.fit.columns;
-  for_strips(p, team, [&](int64_t first, int64_t last) {
-    int64_t bad = last;
-    for (int64_t t = lane_of_warp(); t < columns; t += kLanes) {
-      double low = INFINITY, high = -INFINITY;
-      for (int64_t row = first; row < last; ++row) {
-        const double value = plain_row(state, p, row).x(t);
-        if (!(fabs(value) < INFINITY)) bad = min(bad, row);
-        low = fmin(low, value);
-        high = fmax(high, value);
-      }
-      lower_any(state.low + p.number * columns + t, low);
-      raise_any(state.high + p.number * columns + t, high);
-    }
-    if (bad < last) atomicMin(reinterpret_cast<Count*>(state.bad + p.number), static_cast<Count>(bad));  // -1: the largest
-  });
+  const int64_t columns = state.fit.columns, end = p.first_row + p.rows;
+  int64_t bad = end;
+  for (int64_t t = lane_of_warp(); t < columns; t += kLanes) {
+    double low = INFINITY, high = -INFINITY;
+    for_rows_of_warp(p, team, [&](int64_t row) {
+      const double value = plain_row(state, p, row).x(t);
+      if (!(fabs(value) < INFINITY)) bad = min(bad, row);
+      low = fmin(low, value);
+      high = fmax(high, value);
+    });
+    lower_any(state.low + p.number * columns + t, low);
+    raise_any(state.high + p.number * columns + t, high);
+  }
+  if (bad < end) atomicMin(reinterpret_cast<Count*>(state.bad + p.number), static_cast<Count>(bad));  // -1: the largest
 }
 
 inline __device__ void add_columns(const ScanState& state, const Problem& p, const Team& team) {
   const int64_t columns = state.fit.columns;
   const double scale = state.scale[p.number];
-  for_strips(p, team, [&](int64_t first, int64_t last) {
-    for (int64_t t = lane_of_warp(); t < columns; t += kLanes) {
-      int64_t sum = 0;
-      for (int64_t row = first; row < last; ++row) sum += rounded(multiply(plain_row(state, p, row).x(t), scale));
-      add_integer(state.sums + p.number * columns + t, sum);
-    }
-  });
+  for (int64_t t = lane_of_warp(); t < columns; t += kLanes) {
+    int64_t sum = 0;
+    for_rows_of_warp(p, team, [&](int64_t row) { sum += rounded(multiply(plain_row(state, p, row).x(t), scale)); });
+    add_integer(state.sums + p.number * columns + t, sum);
+  }
 }
 
 inline __device__ void add_squares(const ScanState& state, const Problem& p, const Team& team) {
