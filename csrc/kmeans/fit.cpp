@@ -110,8 +110,10 @@ class Lloyd {
     for (size_t i = 0; i < ids.size(); ++i) {
       if (i + kAhead < ids.size() && is_packed_[ids[i + kAhead]] == 0) rows_.prefetch(ids[i + kAhead]);
       uint32_t* place = packed_.get() + ids[i] * packing_.words;
-      if (is_packed_[ids[i]] == 0) bounds_.set_norm(ids[i], packing_.row(rows_, ids[i], y.get(), place)), is_packed_[ids[i]] = 1;
       words.push_back(place);
+      if (is_packed_[ids[i]] != 0) continue;
+      bounds_.set_norm(ids[i], packing_.row(rows_, ids[i], y.get(), place));
+      is_packed_[ids[i]] = 1;
     }
     return words;
   }

@@ -29,8 +29,8 @@ struct Shares {
   const float *norm, *residual, *rest;
 };
 
-// How far centroids moved; all but `farthest` at most `second`, and all but a few at most `others`, of which gaps[j] says how
-// near they are to centroid j now. Bounds that are no more than `margin` apart, squared, prove nothing.
+// How far centroids moved; all but `farthest` at most `second`, and all but a few at most `others`, of which gaps[j] says
+// how near they are to centroid j now. Bounds that are no more than `margin` apart, squared, prove nothing.
 struct Drift {
   const float *moved, *gaps;
   int32_t farthest;

@@ -95,8 +95,8 @@ void Sums::apply_run(const int64_t* entries, int64_t count, int64_t cluster, boo
     const int64_t row = entries[i] / 2;
     if (i + kAhead < count) rows_.prefetch(entries[i + kAhead] / 2);
     const bool joins = entries[i] % 2 == 0;
-    kernels_.move(rows_, row, row_weights_ == nullptr ? 1 : row_weights_[row], frame_.sum_scale, joins ? -1 : 0, joins ? 0 : -1,
-                  target, y);
+    const double weight = row_weights_ == nullptr ? 1 : row_weights_[row];
+    kernels_.move(rows_, row, weight, frame_.sum_scale, joins ? -1 : 0, joins ? 0 : -1, target, y);
   }
   if (shared)
     for (int64_t t = 0; t < rows_.padded; ++t) __atomic_fetch_add(sums + t, local[t], __ATOMIC_RELAXED);
