@@ -23,10 +23,12 @@ CpuLevel parse_level(const std::string& name);
 [[noreturn]] inline void no_cuda() { fail(std::string("this module has no CUDA part: ") + ADAPTINF_CUDA_REASON); }
 
 // One per folder.
+void bind_attention(py::module_& module);
 void bind_grad_gram(py::module_& module);
 void bind_grad_sketch(py::module_& module);
 void bind_kmeans(py::module_& module);
 void bind_kmeans_cuda(py::module_& module);
+void bind_rowwise(py::module_& module);
 void bind_semdedup(py::module_& module);
 void bind_semdedup_cuda(py::module_& module);
 void bind_sketch(py::module_& module);

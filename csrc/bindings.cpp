@@ -32,10 +32,12 @@ py::dict build_info() {
 PYBIND11_MODULE(_C, module) {
   using namespace adaptinf;
   module.doc() = "Native kernels of adaptinf. Tensors are (pointer, shape, strides, dtype, device type, device index).";
+  bind_attention(module);
   bind_grad_gram(module);
   bind_grad_sketch(module);
   bind_kmeans(module);
   bind_kmeans_cuda(module);
+  bind_rowwise(module);
   bind_semdedup(module);
   bind_semdedup_cuda(module);
   bind_sketch(module);

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from adaptinf.capture.allocator import freed_memory_kept
 from adaptinf.capture.context import Capture, capture
+from adaptinf.capture.fused import fused_layers
 from adaptinf.capture.layout import Layout, layout
 from adaptinf.capture.merging import merged_adapters
 from adaptinf.capture.products import fast_products
@@ -156,7 +157,7 @@ class Forward:
 def prepared(model: nn.Module, targets: Collection[str]) -> Iterator[None]:
     """For the context: the model frozen, its adapters merged and its products by oneDNN where that changes no more than
     rounding, and what a batch frees kept for the next."""
-    with frozen(model), merged_adapters(model, targets), fast_products(model), freed_memory_kept():
+    with frozen(model), merged_adapters(model, targets), fast_products(model), fused_layers(model), freed_memory_kept():
         yield
 
 

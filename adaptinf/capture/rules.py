@@ -128,6 +128,14 @@ def _epsilon(module: nn.Module) -> float | None:
     if isinstance(module, nn.LayerNorm):
         plain = type(module).forward is nn.LayerNorm.forward and len(module.normalized_shape) == 1
         return module.eps if plain else None
+    return rms_norm_epsilon(module, shifted=True)
+
+
+def rms_norm_epsilon(module: nn.Module, *, shifted: bool = False) -> float | None:
+    """The epsilon of a module that computes ``W * x / sqrt(mean(x^2) + epsilon)`` over the last dimension, or None.
+
+    With ``shifted`` also of one that computes ``(1 + W) * ...``.
+    """
     if isinstance(module, nn.RMSNorm) and type(module).forward is nn.RMSNorm.forward:
         if len(module.normalized_shape) != 1:
             return None
@@ -136,12 +144,12 @@ def _epsilon(module: nn.Module) -> float | None:
     weight = module._parameters.get("weight")  # noqa: SLF001
     if not isinstance(epsilon, float) or weight is None or weight.dim() != 1 or len(module._parameters) > 1:  # noqa: SLF001
         return None
-    return epsilon if _is_rms_norm(module, weight, epsilon) else None
+    return epsilon if _is_rms_norm(module, weight, epsilon, shifted) else None
 
 
 @torch.no_grad()
-def _is_rms_norm(module: nn.Module, weight: Tensor, epsilon: float) -> bool:
-    """Whether ``module`` computes ``W * normalised(x)`` or ``(1 + W) * normalised(x)``: it is tried on some numbers."""
+def _is_rms_norm(module: nn.Module, weight: Tensor, epsilon: float, shifted: bool) -> bool:
+    """Whether ``module`` computes ``W * normalised(x)``, or ``(1 + W) * ...``: it is tried on some numbers."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4, len(weight), generator=generator).to(weight)
     try:
@@ -151,7 +159,7 @@ def _is_rms_norm(module: nn.Module, weight: Tensor, epsilon: float) -> bool:
     if not isinstance(found, Tensor) or found.shape != x.shape:
         return False
     normalised, rounding = _normalised(module, x, epsilon), 8 * torch.finfo(weight.dtype).eps
-    expected = (normalised * weight, normalised * (1 + weight))
+    expected = (normalised * weight, *([normalised * (1 + weight)] if shifted else []))
     return any(bool((found - y).abs().max() <= rounding * y.abs().max().clamp_min(1e-30)) for y in expected)
 
 

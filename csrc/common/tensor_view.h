@@ -44,7 +44,8 @@ inline int64_t checked_product(int64_t a, int64_t b, const char* what) {
   return product;
 }
 
-// A tensor of one or two dimensions whose last stride is 1; rows may be apart, and must not overlap where it is written.
+// A tensor whose last stride is 1; its rows, and what they are nested in, may be apart, and must not overlap where it is
+// written.
 inline TensorView checked_view(const char* name, const Arguments& arguments, const std::vector<DType>& allowed,
                                size_t dimensions, Access access) {
   const auto& [pointer, shape, strides, dtype, device_type, device_index] = arguments;
@@ -60,16 +61,17 @@ inline TensorView checked_view(const char* name, const Arguments& arguments, con
     fail(who + ": device type " + std::to_string(device_type) + " is neither 1 (CPU) nor 2 (CUDA)");
   if (device_index < 0 || device_index > std::numeric_limits<int>::max()) fail(who + ": device index out of range");
 
-  const int64_t bytes = (dtype & 0xff) / 8, columns = shape.back();
-  int64_t count = columns;
-  if (dimensions == 2) count = checked_product(shape[0], columns, name);
+  const int64_t bytes = (dtype & 0xff) / 8;
+  int64_t count = 1;
+  for (const int64_t size : shape) count = size == 0 ? 0 : checked_product(count, size, name);
   if (count > 0) {
-    if (columns > 1 && strides.back() != 1) fail(who + ": the last stride must be 1");
-    int64_t end = columns;
-    if (dimensions == 2 && shape[0] > 1) {
-      if (strides[0] < (access == Access::write ? columns : 0)) fail(who + ": rows overlap or run backwards");
-      const int64_t span = checked_product(shape[0] - 1, strides[0], name);
-      if (__builtin_add_overflow(span, columns, &end)) fail(who + ": overflows 64 bits");
+    if (shape.back() > 1 && strides.back() != 1) fail(who + ": the last stride must be 1");
+    int64_t end = shape.back();
+    for (size_t i = dimensions - 1; i-- > 0;) {
+      if (shape[i] == 1) continue;
+      if (strides[i] < (access == Access::write ? end : 0)) fail(who + ": rows overlap or run backwards");
+      const int64_t span = checked_product(shape[i] - 1, strides[i], name);
+      if (__builtin_add_overflow(span, end, &end)) fail(who + ": overflows 64 bits");
     }
     const uint64_t length = static_cast<uint64_t>(checked_product(end, bytes, name));
     if (pointer == 0) fail(who + ": null pointer");

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from adaptinf_kernels._native import build_info
+    from adaptinf_kernels.attention.api import attention
     from adaptinf_kernels.errors import NotSupportedError
     from adaptinf_kernels.grad_gram.api import grad_gram
     from adaptinf_kernels.grad_sketch_embedding.api import grad_sketch_embedding
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
     from adaptinf_kernels.kmeans.result import KMeansResult
     from adaptinf_kernels.project.api import project
     from adaptinf_kernels.project.trak import TrakProjector
+    from adaptinf_kernels.rms_norm.api import rms_norm
     from adaptinf_kernels.semdedup.api import SemDedupResult, semdedup
     from adaptinf_kernels.signs.api import signs
     from adaptinf_kernels.sketch.definition import Sketch
     from adaptinf_kernels.sketch.preconditioner import Preconditioner
     from adaptinf_kernels.sketch.samples import GradSketch
+    from adaptinf_kernels.swiglu.api import swiglu
     from adaptinf_kernels.token_scores.api import TokenScores, token_scores
     from adaptinf_kernels.token_scores.head import head_sketch
     from adaptinf_kernels.token_scores.samples import SampleScores, sample_scores
@@ -41,6 +44,7 @@ __all__ = [
     "Sketch",
     "TokenScores",
     "TrakProjector",
+    "attention",
     "build_info",
     "grad_gram",
     "grad_sketch_bias",
@@ -51,9 +55,11 @@ __all__ = [
     "head_sketch",
     "kmeans",
     "project",
+    "rms_norm",
     "sample_scores",
     "semdedup",
     "signs",
+    "swiglu",
     "token_scores",
 ]
 
@@ -67,6 +73,7 @@ _HOMES = {
     "Sketch": "sketch.definition",
     "TokenScores": "token_scores.api",
     "TrakProjector": "project.trak",
+    "attention": "attention.api",
     "build_info": "_native",
     "grad_gram": "grad_gram.api",
     "grad_sketch_bias": "grad_sketch_vector.api",
@@ -77,9 +84,11 @@ _HOMES = {
     "head_sketch": "token_scores.head",
     "kmeans": "kmeans.api",
     "project": "project.api",
+    "rms_norm": "rms_norm.api",
     "sample_scores": "token_scores.samples",
     "semdedup": "semdedup.api",
     "signs": "signs.api",
+    "swiglu": "swiglu.api",
     "token_scores": "token_scores.api",
 }
 

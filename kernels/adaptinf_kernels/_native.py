@@ -100,6 +100,24 @@ def workspace(size: int, device: torch.device) -> torch.Tensor:
     return torch.empty(size, dtype=torch.int8, device=device)
 
 
+def as_rows(tensor: torch.Tensor) -> torch.Tensor:
+    """[rows, width] of a tensor [..., width], without gradients; the same memory wherever its strides allow it."""
+    plain = rows_contiguous(tensor.detach())
+    return plain.reshape(plain.shape[:-1].numel(), plain.shape[-1])
+
+
+def reasons_against_float32(tensor: torch.Tensor) -> list[str]:
+    """Why the native module cannot serve ``tensor`` where it takes float32 on the CPU alone."""
+    import torch
+
+    reasons = reasons_against(torch.device("cpu"))
+    if tensor.device.type != "cpu":
+        reasons.append("it runs on the CPU")
+    if tensor.dtype != torch.float32:
+        reasons.append(f"it takes float32, not {tensor.dtype}")
+    return reasons
+
+
 def threads() -> int:
     """How many threads torch would use."""
     import torch

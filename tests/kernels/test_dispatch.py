@@ -25,6 +25,9 @@ OPS = (
     "token_scores",
     "kmeans",
     "semdedup",
+    "attention",
+    "rms_norm",
+    "swiglu",
 )
 PACKAGE = Path(adaptinf_kernels.__file__).parent
 
