@@ -98,7 +98,9 @@ class ModelConfig:
     max_length: int | None = _option(None, "longest sample in tokens (default: the model's context)", at_least=1)
     device: str = _option("auto", "auto, cpu, cuda or cuda:N")
     on_long: Literal["raise", "drop"] = _option(
-        "raise", "what to do with a sample longer than the context, in training and testing"
+        "raise",
+        "a sample longer than the context, in training and testing: an error, or left out and counted; of the test "
+        "samples the same at every step, so that models of one context are compared on the same ones",
     )
     pretrain: PretrainConfig = _option(PretrainConfig, "pre-training of the small-vlm preset")
 

@@ -94,6 +94,9 @@ def _saving(per_step: list[dict[str, float]], n_pool: tuple[int, ...], n_selecte
 
 
 def _counters(stream: TaskStream, steps: list[Path]) -> dict[str, Any]:
+    """``dropped_in_testing``: test samples that the model cannot take, left out of all its scores. Which they are
+    follows from the samples and the model's context alone, so they are the same at every step and in every strategy;
+    scores of models with other contexts are of other samples where this differs."""
     counters = {"quarantined": stream.quarantined, "dropped": 0, "zeroed": 0, "skipped_in_training": 0}
     for step in steps:
         if is_complete(step / "features"):
@@ -103,4 +106,5 @@ def _counters(stream: TaskStream, steps: list[Path]) -> dict[str, Any]:
             trained = read_json(step / "training" / "counters.json")
             counters["dropped"] += len(trained["dropped"])
             counters["skipped_in_training"] += len(trained["skipped"])
-    return counters
+    tested = read_json(steps[-1] / "evaluation" / "result.json")  # of every task
+    return {**counters, "dropped_in_testing": sum(tested["n_dropped"].values())}

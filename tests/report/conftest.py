@@ -336,7 +336,13 @@ def _outcome(run: FakeRun, strategy: str, seed: int, quarantined: int) -> None:
             "n_pool_after": run.n_kept,
             "budget": 0.25,
             "seed": seed,
-            "counters": {"quarantined": quarantined, "dropped": 5, "zeroed": 0, "skipped_in_training": 0},
+            "counters": {
+                "quarantined": quarantined,
+                "dropped": 5,
+                "zeroed": 0,
+                "skipped_in_training": 0,
+                "dropped_in_testing": 0,
+            },
             "versions": {"python": "3.11.7", "adaptinf": "0.1.0", "torch": "2.13.0"},
         },
     )

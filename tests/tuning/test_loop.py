@@ -110,3 +110,21 @@ def test_impossible_budgets_are_named(tiny_config: Callable[..., RunConfig], tmp
         run(tiny_config(strategy="random_replay", budget=1000), tmp_path / "a")
     with pytest.raises(ConfigError, match="pool_budget: has no effect on random_replay"):
         run(tiny_config(strategy="random_replay", pruning={"pool_budget": 0.5}), tmp_path / "b")
+
+
+def test_test_samples_beyond_the_context_are_counted_and_the_same_at_every_step(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """Those of digit_compare are of 45 to 50 tokens."""
+    out = run(
+        tiny_config(
+            strategy="sequential",
+            data={"order": ["digit_compare", "country_language"]},
+            model={"max_length": 47, "on_long": "drop"},
+        ),
+        tmp_path / "run",
+    )
+    tested = [read_json(step / "evaluation" / "result.json") for step in sorted((out / "steps").iterdir())]
+    assert [one["n_dropped"]["digit_compare"] for one in tested] == [2, 2, 2]
+    assert [one["n"]["digit_compare"] for one in tested] == [4, 4, 4]
+    assert json.loads((out / "metrics.json").read_text())["counters"]["dropped_in_testing"] == 2
