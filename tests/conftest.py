@@ -45,7 +45,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-TOGETHER = ("kernels/triton/", "kernels/test_cuda_kmeans.py", "kernels/test_cuda_semdedup.py", "cli/test_pipeline.py")
+TOGETHER = (
+    "kernels/triton/",
+    "kernels/test_cuda_kmeans",
+    "kernels/test_cuda_python",
+    "kernels/test_cuda_semdedup",
+    "cli/test_pipeline",
+)
 """Files whose tests share what takes long: a process that interprets, a build with sanitizers, the features of a run.
 xdist begins with the largest of them."""
 UNMEASURED = ("benchmarks", "kernels")
