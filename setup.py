@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
+BINDINGS = "kernels/adaptinf_kernels/_bindings.py"
 ARCHITECTURES = ("80", "90a", "100")
 JOBS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 CXX_FLAGS = [
@@ -139,6 +141,7 @@ class BuildNative(build_ext):
         version = run(compiler, "--version").splitlines()[0]
         facts = {
             "ADAPTINF_COMPILER": version,
+            "ADAPTINF_BINDINGS": runpy.run_path(str(ROOT / BINDINGS))["digest"](ROOT / "csrc"),
             "ADAPTINF_CUDA_REASON": cuda.reason,
             "ADAPTINF_CUDA_ARCHITECTURES": " ".join(cuda.architectures),
             "ADAPTINF_CUDA_TOOLKIT": cuda.toolkit,

@@ -19,7 +19,7 @@ py::dict build_info() {
   std::vector<std::string> levels;
   for (const CpuLevel level : {CpuLevel::portable, CpuLevel::avx2, CpuLevel::avx512})
     if (level <= cpu_level()) levels.emplace_back(cpu_level_name(level));
-  return py::dict("compiler"_a = ADAPTINF_COMPILER,
+  return py::dict("compiler"_a = ADAPTINF_COMPILER, "bindings"_a = ADAPTINF_BINDINGS,
                   "cuda"_a = py::dict("built"_a = bool(ADAPTINF_HAS_CUDA), "reason"_a = ADAPTINF_CUDA_REASON,
                                       "architectures"_a = std::string(ADAPTINF_CUDA_ARCHITECTURES),
                                       "toolkit"_a = std::string(ADAPTINF_CUDA_TOOLKIT)),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import importlib
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from adaptinf_kernels._bindings import digest
 from adaptinf_kernels.errors import NotSupportedError
 
 if TYPE_CHECKING:
@@ -25,26 +27,25 @@ DTYPES = {
 """DLPack's type code << 8 | bits."""
 
 
+_SOURCES = Path(__file__).resolve().parents[2] / "csrc"
+"""Those of a checkout; an installed wheel holds a module and a package that were built together, and none."""
+
+
 @functools.cache
 def _load() -> tuple[ModuleType | None, str]:
+    """The module, or why there is none. Raises NotSupportedError where it is another one than the package calls."""
     try:
         module = importlib.import_module("adaptinf_kernels._C")
     except ImportError as error:
         return None, f"the native module does not load ({error}); build it with `pip install -e .`"
-    vars(module)["__getattr__"] = _missing
+    if _SOURCES.is_dir() and module.build_info().get("bindings") != digest(_SOURCES):
+        reason = f"its functions were built from other sources than {_SOURCES} has; rebuild it with `pip install -e .`"
+        raise NotSupportedError("adaptinf_kernels._C is out of date", [reason])
     return module, ""
 
 
-def _missing(name: str) -> Any:
-    """What Python asks for a name that the native module does not have."""
-    if name.startswith("__"):
-        raise AttributeError(name)
-    reason = f"it was built from other sources than this package and has no {name}; rebuild it with `pip install -e .`"
-    raise NotSupportedError("adaptinf_kernels._C is out of date", [reason])
-
-
 def native() -> ModuleType:
-    """The native module. Raises NotSupportedError where it was not built or does not load."""
+    """The native module. Raises NotSupportedError where it was not built, does not load or is out of date."""
     module, reason = _load()
     if module is None:
         raise NotSupportedError("adaptinf_kernels._C is not available", [reason])
@@ -137,10 +138,14 @@ def stream(device: torch.device) -> int:
 def build_info() -> dict[str, Any]:
     """What the native module was built with and what this processor has.
 
-    Keys: ``native`` (bool), ``reason`` (why not, or ""), and where it loads ``compiler``, ``cuda`` (``built``,
-    ``reason``, ``architectures``, ``toolkit``) and ``cpu`` (instruction sets: ``used``, ``levels``).
+    Keys: ``native`` (bool), ``reason`` (why not, or ""), and where it loads ``compiler``, ``bindings`` (the digest of
+    their sources), ``cuda`` (``built``, ``reason``, ``architectures``, ``toolkit``) and ``cpu`` (instruction sets:
+    ``used``, ``levels``).
     """
-    module, reason = _load()
+    try:
+        module, reason = _load()
+    except NotSupportedError as error:
+        return {"native": False, "reason": str(error)}
     if module is None:
         return {"native": False, "reason": reason}
     return {"native": True, "reason": "", **module.build_info()}

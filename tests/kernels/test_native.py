@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from adaptinf_kernels import NotSupportedError, build_info, signs
+from adaptinf_kernels import NotSupportedError, _native, build_info, signs
 from adaptinf_kernels._native import native, view
 from adaptinf_kernels.sketch.definition import philox_key
 
@@ -121,7 +122,17 @@ def test_build_info_says_what_was_built() -> None:
     assert "portable" in info["cpu"]["levels"]
 
 
-def test_a_module_of_other_sources_says_so() -> None:
-    with pytest.raises(NotSupportedError, match=r"has no sketch_of_tomorrow; rebuild it with `pip install -e \.`"):
-        native().sketch_of_tomorrow(1)
-    assert not hasattr(native(), "__wrapped__")
+def test_a_module_of_other_sources_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, repository: Path) -> None:
+    """Whatever implementation was asked for: a stale module is no reason to take another one."""
+    sources = tmp_path / "csrc"
+    shutil.copytree(repository / "csrc", sources)
+    monkeypatch.setattr(_native, "_SOURCES", sources)
+    monkeypatch.setattr(_native, "_load", _native._load.__wrapped__)  # which remembers nothing
+    assert build_info()["native"]
+    binding = sources / "sketch" / "bind.cpp"
+    binding.write_text(binding.read_text().replace("philox_signs", "signs"))
+    for impl in ("native", "auto"):
+        with pytest.raises(NotSupportedError, match=r"out of date\n.*rebuild it with `pip install -e \.`"):
+            signs(0, "w", 4, 4, impl=impl)
+    assert not build_info()["native"]
+    assert "out of date" in build_info()["reason"]
