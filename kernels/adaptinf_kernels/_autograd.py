@@ -1,6 +1,6 @@
 """Ops that autograd differentiates by a Function of ours.
 
-``torch.library.register_autograd`` does the same for a tenth of a millisecond a call, which short rows feel.
+``torch.library.register_autograd`` does the same with more Python a call, which short rows feel.
 """
 
 from __future__ import annotations
