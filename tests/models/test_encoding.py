@@ -17,6 +17,7 @@ from adaptinf.errors import (
 )
 from adaptinf.models import Encoder, TextEncoder
 from adaptinf.models.collate import Encoded, collate, join_pictures
+from adaptinf.models.kept import KeptEncodings
 
 
 def labelled(encoder, encoded):
@@ -94,6 +95,22 @@ def test_one_rendering_tokenised_at_once_gives_the_same_ids(tiny, text_samples):
         found = encoder.encode(sample).input_ids.tolist()
         assert ids[: len(found)] == found
         assert encoder.tokenizer.decode(ids[len(found) :]).strip() == ""
+
+
+def test_what_others_left_in_the_tokenizer_changes_nothing(tiny, text_samples):
+    """Truncation, padding and split control tokens of an earlier call stay in a tokenizer's backend."""
+    lm = tiny("llama")
+    tokenizer = lm.encoder.tokenizer
+    expected = [lm.encoder.encode(sample).input_ids.tolist() for sample in text_samples]
+    backend = tokenizer.backend_tokenizer
+    for leave in (lambda: backend.enable_truncation(2), lambda: backend.enable_padding(length=99)):
+        leave()
+        lm.encoder.kept = KeptEncodings()
+        assert [lm.encoder.encode(sample).input_ids.tolist() for sample in text_samples] == expected
+    for text in ("", " what\n", "<|im_end|>two", "é 三"):
+        assert lm.encoder._ids(text) == tokenizer(text, add_special_tokens=False)["input_ids"]
+    tokenizer("two", split_special_tokens=True)
+    assert lm.encoder._ids("<|im_end|>") == tokenizer("<|im_end|>", add_special_tokens=False)["input_ids"]
 
 
 @pytest.mark.parametrize("answer", ["", "  ", "\n\t"])
