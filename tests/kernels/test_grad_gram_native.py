@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from adaptinf_kernels import NotSupportedError, build_info, grad_gram
-from adaptinf_kernels._native import native
 from adaptinf_kernels.sketch import native as sketch_native
 
 from tests.kernels.grad_gram_cases import LENGTHS, check, samples
+from tests.kernels.native_hostile import outcomes_of
 
 if not build_info()["native"]:
     pytest.skip(build_info()["reason"], allow_module_level=True)
@@ -133,28 +129,7 @@ HOSTILE = {
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, str]:
     """Call -> the error it raised, all in one process."""
-    lines = [
-        "import ctypes, json, sys",
-        f"sys.path.insert(0, {str(Path(native().__file__).parent.parent)!r})",
-        "from adaptinf_kernels import _C",
-        "read, written = (ctypes.c_int64 * 512)(), (ctypes.c_int64 * 512)(*[-1] * 512)",
-        "P, Q = ctypes.addressof(read), ctypes.addressof(written)",
-        "found = {}",
-    ]
-    for one in HOSTILE:
-        lines += [
-            f"print({one!r}, file=sys.stderr, flush=True)",
-            "try:",
-            f"    {one}",
-            f"    found[{one!r}] = 'no error'",
-            "except (ValueError, TypeError) as error:",
-            f"    found[{one!r}] = str(error)",
-        ]
-    lines += ["assert not any(read) and all(word == -1 for word in written), 'memory was written'"]
-    lines += [f"{call()}  # what is right passes", "assert written[0] == 0", "print(json.dumps(found))"]
-    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"died in {done.stderr[-800:]}"
-    return json.loads(done.stdout)
+    return outcomes_of(HOSTILE, right=[call(), "assert written[0] == 0"])
 
 
 @pytest.mark.parametrize("one", HOSTILE)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -15,6 +12,8 @@ import torch
 from adaptinf_kernels import NotSupportedError, _native, build_info, signs
 from adaptinf_kernels._native import native, view
 from adaptinf_kernels.sketch.definition import philox_key
+
+from tests.kernels.native_hostile import CUDA_ERRORS, outcomes_of
 
 if not build_info()["native"]:
     pytest.skip(build_info()["reason"], allow_module_level=True)
@@ -66,28 +65,9 @@ CASES = [("philox_signs", name, *case) for name, case in HOSTILE.items()] + [
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, str]:
     """Case -> the error it raised; one process runs on after each, so a corrupted heap would show in the next."""
-    lines = [
-        "import ctypes, json, sys",
-        f"sys.path.insert(0, {str(Path(native().__file__).parent.parent)!r})",
-        "from adaptinf_kernels import _C",
-        "memory = (ctypes.c_int64 * 512)()",
-        "P = ctypes.addressof(memory)",
-        "found = {}",
-    ]
-    for function, name, arguments, _ in CASES:
-        key = f"{function}: {name}"
-        lines += [
-            f"print({key!r}, file=sys.stderr, flush=True)",
-            "try:",
-            f"    _C.{function}({arguments})",
-            f"    found[{key!r}] = 'no error'",
-            "except (ValueError, TypeError, RuntimeError) as error:",
-            f"    found[{key!r}] = str(error)",
-        ]
-    lines += ["assert not any(memory), 'memory was written'", "print(json.dumps(found))"]
-    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"died in {done.stderr[-500:]}"
-    return json.loads(done.stdout)
+    calls = {f"{function}: {name}": f"_C.{function}({arguments})" for function, name, arguments, _ in CASES}
+    found = outcomes_of(calls.values(), errors=CUDA_ERRORS)
+    return {name: found[call] for name, call in calls.items()}
 
 
 @pytest.mark.parametrize(("function", "name", "message"), [(f, n, m) for f, n, _, m in CASES], ids=lambda v: v)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from adaptinf_kernels import build_info
-from adaptinf_kernels._native import native
+
+from tests.kernels.native_hostile import outcomes_of
 
 if not build_info()["native"]:
     pytest.skip(build_info()["reason"], allow_module_level=True)
@@ -98,27 +95,8 @@ CASES = {
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, str]:
     """Case -> the error it raised; one process runs on after each, so a corrupted heap would show in the next."""
-    lines = [
-        "import ctypes, json, sys",
-        f"sys.path.insert(0, {str(Path(native().__file__).parent.parent)!r})",
-        "from adaptinf_kernels import _C",
-        "memory = (ctypes.c_int64 * 512)()",
-        "P = ctypes.addressof(memory)",
-        "found = {}",
-    ]
-    for name, (call, _) in CASES.items():
-        lines += [
-            f"print({name!r}, file=sys.stderr, flush=True)",
-            "try:",
-            f"    {call}",
-            f"    found[{name!r}] = 'no error'",
-            "except (ValueError, TypeError, RuntimeError) as error:",
-            f"    found[{name!r}] = str(error)",
-        ]
-    lines += ["assert not any(memory), 'memory was written'", "print(json.dumps(found))"]
-    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"died in {done.stderr[-500:]}"
-    return json.loads(done.stdout)
+    found = outcomes_of(call for call, _ in CASES.values())
+    return {name: found[call] for name, (call, _) in CASES.items()}
 
 
 @pytest.mark.parametrize("name", CASES)

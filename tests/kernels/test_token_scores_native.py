@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from adaptinf_kernels._native import native, view
 from adaptinf_kernels.token_scores.api import TokenScores, token_scores
 from torch import Tensor
 
+from tests.kernels.native_hostile import outcomes_of
 from tests.kernels.test_token_scores import EPS32, assert_close, problem
 
 if not build_info()["native"]:
@@ -217,27 +217,10 @@ HOSTILE = {
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, str]:
     """Case -> the error it raised; one process goes through all, so a corrupted heap would show in the next."""
-    lines = [
-        "import ctypes, json, sys",
-        f"sys.path.insert(0, {str(Path(native().__file__).parent.parent)!r})",
-        "from adaptinf_kernels import _C",
-        "memory, large = (ctypes.c_int64 * 64)(), (ctypes.c_int64 * 2)(0, 4)",
-        "P, Q = ctypes.addressof(memory), ctypes.addressof(large)",
-        "found = {}",
-    ]
-    for name, (arguments, _) in HOSTILE.items():
-        lines += [
-            f"print({name!r}, file=sys.stderr, flush=True)",
-            "try:",
-            f"    _C.token_scores({arguments})",
-            f"    found[{name!r}] = 'no error'",
-            "except (ValueError, TypeError, RuntimeError) as error:",
-            f"    found[{name!r}] = str(error)",
-        ]
-    lines += ["assert not any(memory), 'memory was written'", "print(json.dumps(found))"]
-    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"died in {done.stderr[-500:]}"
-    return json.loads(done.stdout)
+    calls = {name: f"_C.token_scores({arguments})" for name, (arguments, _) in HOSTILE.items()}
+    setup = ["large = (ctypes.c_int64 * 2)(0, 4)", "Q = ctypes.addressof(large)"]
+    found = outcomes_of(calls.values(), setup=setup)
+    return {name: found[call] for name, call in calls.items()}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
