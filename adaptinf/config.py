@@ -77,9 +77,13 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PretrainConfig:
-    """Pre-training of the small-vlm preset on a slice of the stream; cached by its settings and data."""
+    """Pre-training of the small-vlm preset on a slice of the stream, or on other tasks; cached by settings and data."""
 
     fraction: float = _option(0.3, "share of each task's training groups that it sees", above=0, at_most=1)
+    tasks: list[str] = _option(
+        [], "see these tasks of the data's source, none of them in the stream, instead of a share of the stream"
+    )
+    train_limit: int | None = _option(None, "at most so many samples of each of these tasks", at_least=1)
     steps: int = _option(1000, "optimiser steps", at_least=1)
     batch_size: int = _option(32, "samples a step", at_least=1)
     learning_rate: float = _option(1e-3, "peak learning rate", above=0)

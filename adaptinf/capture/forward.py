@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from adaptinf.capture.allocator import freed_memory_kept
 from adaptinf.capture.context import Capture, capture
-from adaptinf.capture.fused import fused_layers
 from adaptinf.capture.layout import Layout, layout
 from adaptinf.capture.merging import merged_adapters
 from adaptinf.capture.products import fast_products
 from adaptinf.capture.scores import sample_means
 from adaptinf.models import Encoded, LanguageModel
+from adaptinf.models.fused import fused_layers
 
 
 @dataclass

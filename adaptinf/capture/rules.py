@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from adaptinf.capture.sink import GradientSink
 from adaptinf.capture.tap import Rule
+from adaptinf.models.norms import normalised, rms_norm_epsilon
 
 
 def rule_for(module: nn.Module, names: Mapping[str, str]) -> Rule | None:
@@ -89,7 +88,7 @@ class NormRule(_OfModule):
         grad, cu_seqlens = sink.rows(self.names[0], grad)
         if self.weight is not None:
             x, _ = sink.rows(self.names[0], saved[0])
-            sink.norm(self.weight, _normalised(self.module, x, self.epsilon), grad, cu_seqlens)
+            sink.norm(self.weight, normalised(self.module, x, self.epsilon), grad, cu_seqlens)
         self._add_bias(sink, grad, cu_seqlens)
 
 
@@ -129,42 +128,3 @@ def _epsilon(module: nn.Module) -> float | None:
         plain = type(module).forward is nn.LayerNorm.forward and len(module.normalized_shape) == 1
         return module.eps if plain else None
     return rms_norm_epsilon(module, shifted=True)
-
-
-def rms_norm_epsilon(module: nn.Module, *, shifted: bool = False) -> float | None:
-    """The epsilon of a module that computes ``W * x / sqrt(mean(x^2) + epsilon)`` over the last dimension, or None.
-
-    With ``shifted`` also of one that computes ``(1 + W) * ...``.
-    """
-    if isinstance(module, nn.RMSNorm) and type(module).forward is nn.RMSNorm.forward:
-        if len(module.normalized_shape) != 1:
-            return None
-        return module.eps if module.eps is not None else torch.finfo(module.weight.dtype).eps
-    epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
-    weight = module._parameters.get("weight")  # noqa: SLF001
-    if not isinstance(epsilon, float) or weight is None or weight.dim() != 1 or len(module._parameters) > 1:  # noqa: SLF001
-        return None
-    return epsilon if _is_rms_norm(module, weight, epsilon, shifted) else None
-
-
-@torch.no_grad()
-def _is_rms_norm(module: nn.Module, weight: Tensor, epsilon: float, shifted: bool) -> bool:
-    """Whether ``module`` computes ``W * normalised(x)``, or ``(1 + W) * ...``: it is tried on some numbers."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(4, len(weight), generator=generator).to(weight)
-    try:
-        found = module.forward(x)
-    except (TypeError, RuntimeError):
-        return False
-    if not isinstance(found, Tensor) or found.shape != x.shape:
-        return False
-    normalised, rounding = _normalised(module, x, epsilon), 8 * torch.finfo(weight.dtype).eps
-    expected = (normalised * weight, *([normalised * (1 + weight)] if shifted else []))
-    return any(bool((found - y).abs().max() <= rounding * y.abs().max().clamp_min(1e-30)) for y in expected)
-
-
-def _normalised(module: nn.Module, x: Tensor, epsilon: float) -> Tensor:
-    x = x if x.dtype == torch.float64 else x.float()
-    if isinstance(module, nn.LayerNorm):
-        return F.layer_norm(x, x.shape[-1:], eps=epsilon)
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon)

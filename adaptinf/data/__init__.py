@@ -12,7 +12,7 @@ from adaptinf.data.load import load_stream
 from adaptinf.data.parquet import read_parquet
 from adaptinf.data.quarantine import Quarantine
 from adaptinf.data.sample import Image, Message, Part, Role, Sample
-from adaptinf.data.stream import TaskDataset, TaskStream, split_by_group, split_pretraining
+from adaptinf.data.stream import TaskDataset, TaskStream, apart, split_by_group, split_pretraining
 
 __all__ = [
     "BUNDLE",
@@ -29,6 +29,7 @@ __all__ = [
     "Sample",
     "TaskDataset",
     "TaskStream",
+    "apart",
     "encode_png",
     "load_image",
     "load_stream",

@@ -139,6 +139,12 @@ def split_pretraining(stream: TaskStream, fraction: float, seed: int) -> tuple[l
     return pretraining, replace(stream, tasks=tuple(tasks))
 
 
+def apart(others: TaskStream, stream: TaskStream) -> list[Sample]:
+    """The training samples of ``others`` whose group has no sample in ``stream``, of training or test."""
+    taken = {_group(sample) for task in stream for sample in (*task.train, *task.test)}
+    return [sample for task in others for sample in task.train if _group(sample) not in taken]
+
+
 def draw(samples: Sequence[Sample], limit: int | None, seed: int) -> tuple[Sample, ...]:
     """At most ``limit`` samples, those with the smallest hash of ``(seed, id)``, in their own order."""
     if limit is None or limit >= len(samples):

@@ -76,6 +76,16 @@ def collate(
     return out
 
 
+def like_lengths(lengths: Sequence[int]) -> list[list[int]]:
+    """The indices in parts, longest first; the longest of a part is at most half as long again as its shortest."""
+    parts: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if not parts or 3 * lengths[index] < 2 * lengths[parts[-1][0]]:
+            parts.append([])
+        parts[-1].append(index)
+    return parts
+
+
 def join_pictures(parts: Iterable[Tensor]) -> Tensor:
     """Concatenate along dimension 0; other dimensions are first padded with zeros at the end to the largest."""
     tensors = list(parts)

@@ -10,6 +10,7 @@ from inspect import signature
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -17,7 +18,9 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from adaptinf.data import Sample
 from adaptinf.errors import UnsupportedModelError
 from adaptinf.models import flops
+from adaptinf.models.collate import IGNORED
 from adaptinf.models.encoding import Encoder, ImageTextEncoder, TextEncoder
+from adaptinf.models.fused import fused_layers
 from adaptinf.progress import progress as progress_bar
 
 _NOT_FORWARDED = frozenset({"labels", "cu_seqlens"})
@@ -139,6 +142,20 @@ class LanguageModel:
         """[B, T, V], whatever the model makes of its head's output."""
         return self._forward(batch).logits
 
+    def answer_nll(self, batch: dict[str, Tensor]) -> Tensor:
+        """Sum over the answers' tokens of -log p, float32, with its graph where gradients are on.
+
+        The head is run on these tokens alone. What some models add to their own loss, such as the balance of experts,
+        is not in it.
+        """
+        targets = batch["labels"][:, 1:].to(self.device)
+        answers = targets != IGNORED
+        if self.head is not None:
+            logits = self.head(self.hidden_states(batch)[:, :-1][answers])
+        else:
+            logits = self.logits(batch)[:, :-1][answers]
+        return F.cross_entropy(logits.float(), targets[answers], reduction="sum")
+
     def generate(
         self, samples: Sequence[Sample], *, max_new_tokens: int, batch_size: int, progress: str = ""
     ) -> list[str]:
@@ -151,7 +168,7 @@ class LanguageModel:
         prompts = [self.encoder.encode_prompt(sample) for sample in samples]
         order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].input_ids), i))
         answers = [""] * len(prompts)
-        with progress_bar(total=len(prompts), description=progress or "answering") as bar, _evaluating(self.model):
+        with progress_bar(total=len(prompts), description=progress or "answering") as bar, _answering(self.model):
             for start in range(0, len(order), batch_size):
                 chosen = order[start : start + batch_size]
                 batch = self.encoder.collate([prompts[i] for i in chosen], padding_side="left")
@@ -273,6 +290,12 @@ def wrap(model: nn.Module, processor: Any, *, name: str = "", max_length: int | 
     text_only = isinstance(processor, PreTrainedTokenizerBase)
     encoder = (TextEncoder if text_only else ImageTextEncoder)(processor, max_length=length)
     return LanguageModel(model, encoder, name)
+
+
+@contextmanager
+def _answering(model: nn.Module) -> Iterator[None]:
+    with _evaluating(model), fused_layers(model):
+        yield
 
 
 @contextmanager

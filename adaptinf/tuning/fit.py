@@ -19,6 +19,8 @@ from adaptinf.config import TrainConfig
 from adaptinf.data import Sample
 from adaptinf.errors import EmptyTaskError, NonFiniteError
 from adaptinf.models import Encoded, Encoder, LanguageModel
+from adaptinf.models.collate import like_lengths
+from adaptinf.models.fused import fused_layers
 from adaptinf.progress import progress
 from adaptinf.tuning.moments import moments_of
 
@@ -43,8 +45,8 @@ def fit(
 ) -> FitResult:
     """Train the parameters of ``lm`` that ask for a gradient on ``samples``, in place.
 
-    Loss: token mean of the answers' NLL over a step. AdamW (betas 0.9, 0.999), warm-up then ``config.schedule``; the
-    order of the samples, dropout and everything else that draws follow ``seed``.
+    Loss: token mean of the answers' NLL over a step (:meth:`LanguageModel.answer_nll`). AdamW (betas 0.9, 0.999),
+    warm-up then ``config.schedule``; the order of the samples, dropout and everything else that draws follow ``seed``.
 
     Raises EmptyTaskError without samples, NonFiniteError naming the ids of the batch (``on_nonfinite=raise``), and the
     encoder's errors (``on_long=raise``).
@@ -59,6 +61,7 @@ def fit(
     with tempfile.TemporaryDirectory(prefix="adaptinf-trainer-") as scratch:
         trainer = _Trainer(
             model=lm.model,
+            compute_loss_func=lm.answer_nll,
             args=_arguments(config, seed, scratch, lm.device),
             train_dataset=_Encodings(lm.encoder, usable),
             data_collator=lambda batch: _collate(lm, batch),
@@ -67,7 +70,7 @@ def fit(
         trainer.remove_callback(ProgressCallback)
         trainer.remove_callback(PrinterCallback)
         trainer.watch, trainer.count_flops = watch, flops
-        with _training(lm.model, checkpointing=config.gradient_checkpointing):
+        with _training(lm.model, checkpointing=config.gradient_checkpointing), fused_layers(lm.model):
             trainer.train()
         assert isinstance(trainer.optimizer, torch.optim.Optimizer)  # made by train()
         moments = moments_of(trainer.optimizer, lm.model)
@@ -127,8 +130,15 @@ class _Encodings(torch.utils.data.Dataset):
 
 
 def _collate(lm: LanguageModel, batch: Sequence[Encoded]) -> dict[str, Any]:
-    inputs = lm.encoder.collate(batch, padding_side="right")
-    return {**inputs, "ids": [one.id for one in batch], "lengths": [len(one.input_ids) for one in batch]}
+    """The batch in parts of like length, so that a long text does not make every short one as long; all ``labels`` in
+    one row, which Trainer counts the step's tokens in."""
+    lengths = [len(one.input_ids) for one in batch]
+    return {
+        "parts": [lm.encoder.collate([batch[i] for i in part]) for part in like_lengths(lengths)],
+        "labels": torch.cat([one.labels for one in batch]),
+        "ids": [one.id for one in batch],
+        "lengths": lengths,
+    }
 
 
 def _arguments(config: TrainConfig, seed: int, scratch: str, device: torch.device) -> TrainingArguments:
@@ -169,18 +179,24 @@ class _Flops:
 
 
 class _Trainer(Trainer):
-    """Looks at each micro-batch's loss while the ids that made it are known."""
+    """Computes each micro-batch's loss, and looks at it while the ids that made it are known."""
 
     watch: _Watch
     count_flops: _Flops
 
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        pixels = inputs["pixel_values"].numel() if "pixel_values" in inputs else 0
-        self.count_flops(inputs.pop("lengths"), pixels)
-        ids = inputs.pop("ids")
-        loss = super().compute_loss(model, inputs, *args, **kwargs)
-        assert isinstance(loss, Tensor)  # only prediction_step asks for the outputs too
-        return self.watch.check(loss, ids, model)
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        parts = inputs["parts"]
+        pixels = sum(part["pixel_values"].numel() for part in parts if "pixel_values" in part)
+        self.count_flops(inputs["lengths"], pixels)
+        assert self.compute_loss_func is not None and num_items_in_batch is not None  # so that Trainer counts tokens
+        loss = torch.stack([self.compute_loss_func(part) for part in parts]).sum() / num_items_in_batch
+        return self.watch.check(loss, inputs["ids"], model)
 
 
 @dataclass

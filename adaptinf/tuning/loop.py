@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ import numpy as np
 
 from adaptinf.capture import Features, extract_as
 from adaptinf.config import RunConfig, load_config, to_dict, to_yaml
-from adaptinf.data import Sample, TaskStream, load_stream, split_pretraining
-from adaptinf.errors import EmptyTaskError, IdentityError
+from adaptinf.data import Sample, TaskStream, apart, load_stream, split_pretraining
+from adaptinf.errors import ConfigError, EmptyTaskError, IdentityError
 from adaptinf.evaluation import evaluate_stream, write_results
 from adaptinf.models import load_model, save_adapter
 from adaptinf.selection import Pool, prune
@@ -58,12 +58,21 @@ def run(config: RunConfig, out: Path | str | None = None) -> Path:
 
 
 def open_stream(config: RunConfig, quarantine: Path) -> tuple[TaskStream, list[Sample]]:
-    """The stream of a run, and the slice of it that its preset is pre-trained on (nothing for other models)."""
+    """The stream of a run, and what its preset is pre-trained on (nothing for other models).
+
+    Raises what reading raises, and ConfigError where ``model.pretrain.tasks`` names a task of the stream.
+    """
     stream = load_stream(config.data, seed=config.seed, quarantine=quarantine)
     if config.model.name != "small-vlm":
         return stream, []
-    pretraining, stream = split_pretraining(stream, config.model.pretrain.fraction, config.model.pretrain.seed)
-    return stream, pretraining
+    recipe = config.model.pretrain
+    if not recipe.tasks:
+        pretraining, stream = split_pretraining(stream, recipe.fraction, recipe.seed)
+        return stream, pretraining
+    if both := sorted({task.name for task in stream} & set(recipe.tasks)):
+        raise ConfigError("are in the stream", item=f"model.pretrain.tasks {both}", remedy="name other tasks")
+    others = replace(config.data, order=recipe.tasks, train_limit=recipe.train_limit)
+    return stream, apart(load_stream(others, seed=recipe.seed, quarantine=None), stream)
 
 
 @dataclass

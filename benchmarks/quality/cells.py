@@ -22,9 +22,10 @@ def run_cell(cell: Cell, data: Path, cache: Path, scratch: Path | None = None) -
 
     ``average_accuracy``, ``forgetting``, ``worst_task``: of the score matrix, in [0, 1]. ``final_scores`` and
     ``zero_shot`` by task in the stream's order, ``tasks`` their names; ``strict`` the mean of the final scores without
-    any tolerance for form; ``final_nll`` the mean of the answers' NLL, which no form enters. ``near_duplicates``: the
-    share of what was pruned for good whose group has a sample that stayed, None where nothing was. Seconds and
-    operations are of all steps; selecting is features, selection and pruning together.
+    any tolerance for form; ``final_nll`` the mean of the answers' NLL, which no form enters, ``zero_shot_nll`` that of
+    the base (None unless it was evaluated on every task, as for joint training). ``near_duplicates``: the share of what
+    was pruned for good whose group has a sample that stayed, None where nothing was. Seconds and operations are of all
+    steps; selecting is features, selection and pruning together.
     """
     config = configuration(cell, data, cache)
     place = Path(tempfile.mkdtemp(dir=scratch, prefix="cell-"))
@@ -42,6 +43,7 @@ def run_cell(cell: Cell, data: Path, cache: Path, scratch: Path | None = None) -
             "zero_shot_average": found["zero_shot_average"],
             "strict": float(np.mean([strict[name] for name in found["tasks"]])),
             "final_nll": float(np.mean(found["nll_matrix"][-1])),
+            "zero_shot_nll": _mean(found["nll_matrix"][0]),
             "tasks": found["tasks"],
             "final_scores": found["score_matrix"][-1],
             "zero_shot": found["score_matrix"][0],
@@ -55,6 +57,11 @@ def run_cell(cell: Cell, data: Path, cache: Path, scratch: Path | None = None) -
         }
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def _mean(values: list[float | None]) -> float | None:
+    """None where one of them was not measured."""
+    return None if None in values else float(np.mean(np.array(values, float)))
 
 
 def _near_duplicates(place: Path, config: RunConfig) -> float | None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, PreTrainedTokenizerFast
@@ -20,7 +19,8 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 from adaptinf.config import PretrainConfig
 from adaptinf.data import Sample
 from adaptinf.errors import ConfigError, EmptyTaskError, NonFiniteError
-from adaptinf.models.collate import IGNORED, Encoded
+from adaptinf.models.collate import IGNORED, Encoded, like_lengths
+from adaptinf.models.fused import fused_layers
 from adaptinf.models.language_model import LanguageModel
 from adaptinf.models.small_vlm.efficientnet import EfficientNetLite0, pip_weights, state_from_pip
 from adaptinf.models.small_vlm.encoder import END, IMAGE, PAD, SmallVlmEncoder, train_tokenizer
@@ -178,10 +178,11 @@ def pretrain(
     optimiser = torch.optim.AdamW(weights, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _cosine(step, config.steps))
     batches = _batches(encoded, config)
-    with progress(total=config.steps * config.batch_size, description="pre-training small-vlm") as bar:
+    bar = progress(total=config.steps * config.batch_size, description="pre-training small-vlm")
+    with bar, fused_layers(lm.model):
         for step in range(config.steps):
             batch = next(batches)
-            loss = _answer_loss(lm, lm.encoder.collate(batch))
+            loss = _answer_loss(lm, batch)
             if not bool(torch.isfinite(loss)):
                 raise NonFiniteError(
                     f"the loss is {float(loss)} at step {step}",
@@ -199,12 +200,12 @@ def pretrain(
     return lm
 
 
-def _answer_loss(lm: LanguageModel, batch: dict[str, Tensor]) -> Tensor:
-    """Mean NLL of the answer tokens; the head is run on these only."""
-    states = lm.hidden_states(batch)[:, :-1]
-    targets = batch["labels"][:, 1:]
-    chosen = targets != IGNORED
-    return F.cross_entropy(lm.base.get_output_embeddings()(states[chosen]), targets[chosen])
+def _answer_loss(lm: LanguageModel, batch: Sequence[Encoded]) -> Tensor:
+    """Mean NLL of the answer tokens."""
+    parts = like_lengths([len(one.input_ids) for one in batch])
+    tokens = sum(int((one.labels != IGNORED).sum()) for one in batch)
+    nll = [lm.answer_nll(lm.encoder.collate([batch[i] for i in part])) for part in parts]
+    return torch.stack(nll).sum() / tokens
 
 
 def _batches(encoded: Sequence[Encoded], config: PretrainConfig) -> Iterator[list[Encoded]]:

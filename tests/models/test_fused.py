@@ -11,8 +11,8 @@ from transformers import GemmaConfig, LlamaConfig, PreTrainedModel
 from transformers.models.gemma.modeling_gemma import GemmaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaMLP, LlamaRMSNorm
 
-from adaptinf.capture import fused
-from adaptinf.capture.fused import fused_layers
+from adaptinf.models import fused
+from adaptinf.models.fused import fused_layers
 
 SIZES = {
     "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 50,

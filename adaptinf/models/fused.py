@@ -1,4 +1,4 @@
-"""What a frozen decoder layer does between its matrix products, by one native pass each: norms, gates and attention."""
+"""What a decoder layer does between its matrix products, by one native pass each: norms, gates and attention."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers.activations import SiLUActivation
 
-from adaptinf.capture.rules import rms_norm_epsilon
+from adaptinf.models.norms import rms_norm_epsilon
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def fused_layers(model: nn.Module) -> Iterator[None]:
     Their results differ from torch's by rounding. Hooks see what they always saw.
     """
     with ExitStack() as stack:
-        for module in model.modules():
+        for module in model.modules() if next(model.parameters()).device.type == "cpu" else ():
             forward = (_gate(module) or _norm(module) or _attends(module)) if "forward" not in vars(module) else None
             if forward is not None:
                 module.forward = forward
