@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from inspect import unwrap
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from adaptinf_kernels import attention, rms_norm, swiglu
+from adaptinf_kernels import attention, rms_norm, rotary, swiglu
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers.activations import SiLUActivation
@@ -21,8 +21,8 @@ from adaptinf.models.norms import rms_norm_epsilon
 
 @contextmanager
 def fused_layers(model: nn.Module) -> Iterator[None]:
-    """For the context, RMSNorm, SwiGLU and attention modules of ``model`` run natively wherever they are float32 and on
-    the CPU, and norms frozen.
+    """For the context, RMSNorm, SwiGLU and attention modules of ``model``, with the rotary embedding inside the last,
+    run natively wherever they are float32 and on the CPU, and norms frozen.
 
     Their results differ from torch's by rounding. Hooks see what they always saw.
     """
@@ -72,8 +72,13 @@ def _direct(self: Any, x: Any) -> Any:
 
 
 def _same(ours: CodeType, theirs: CodeType) -> bool:
-    """Whether two functions do the same: their instructions, and the names that these refer to."""
-    return (ours.co_code, ours.co_names, ours.co_argcount) == (theirs.co_code, theirs.co_names, theirs.co_argcount)
+    """Whether two functions do the same: their instructions, and the names and constants that these refer to."""
+
+    def known(code: CodeType) -> tuple[Any, ...]:
+        documented = code.co_consts[:1] and (code.co_consts[0] is None or isinstance(code.co_consts[0], str))
+        return code.co_code, code.co_names, code.co_argcount, code.co_consts[1:] if documented else code.co_consts
+
+    return known(ours) == known(theirs)
 
 
 def _gate_forward(module: Any, x: Tensor) -> Tensor:
@@ -87,16 +92,60 @@ def _gate_forward(module: Any, x: Tensor) -> Tensor:
 
 def _attends(module: nn.Module) -> Callable[..., Any] | None:
     """A module whose own forward comes to torch's attention, by itself or by transformers' choice of one."""
-    code = getattr(unwrap(type(module).forward), "__code__", None)
+    forward = type(module).forward
+    code = getattr(unwrap(forward), "__code__", None)
     calls = {"ALL_ATTENTION_FUNCTIONS", "scaled_dot_product_attention"}
-    return partial(_attention_forward, module) if code is not None and calls.intersection(code.co_names) else None
+    if code is None or not calls.intersection(code.co_names):
+        return None
+    return partial(_attention_forward, module, _rotating(forward))
 
 
-def _attention_forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+def _attention_forward(module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     if torch.compiler.is_compiling():
         return type(module).forward(module, *args, **kwargs)
     with _NativeAttention():
-        return type(module).forward(module, *args, **kwargs)
+        return forward(module, *args, **kwargs)
+
+
+def _rotating(forward: Any) -> Callable[..., Any]:
+    """A copy of the forward for which ``apply_rotary_pos_emb`` is ours, where it is Llama's, as it is for most."""
+    theirs = getattr(forward, "__globals__", {}).get("apply_rotary_pos_emb")
+    if not isinstance(forward, FunctionType) or not isinstance(theirs, FunctionType) or hasattr(forward, "__wrapped__"):
+        return forward
+    turn = theirs.__globals__.get("rotate_half")
+    if not isinstance(turn, FunctionType) or not _same(theirs.__code__, _apply_rotary.__code__):
+        return forward
+    if not _same(turn.__code__, rotate_half.__code__) or theirs.__defaults__ != _apply_rotary.__defaults__:
+        return forward
+    known = {**forward.__globals__, "apply_rotary_pos_emb": partial(_rotate, theirs)}
+    ours = FunctionType(forward.__code__, known, forward.__name__, forward.__defaults__, forward.__closure__)
+    ours.__kwdefaults__ = forward.__kwdefaults__
+    return ours
+
+
+def rotate_half(x: Any) -> Any:
+    """What is compared with that of transformers."""
+    x1 = x[..., : x.shape[-1] // 2]
+    x2 = x[..., x.shape[-1] // 2 :]
+    return torch.cat((-x2, x1), dim=-1)
+
+
+def _apply_rotary(q: Any, k: Any, cos: Any, sin: Any, unsqueeze_dim: int = 1) -> Any:
+    """What is compared with that of transformers."""
+    cos = cos.unsqueeze(unsqueeze_dim)
+    sin = sin.unsqueeze(unsqueeze_dim)
+    q_embed = (q * cos) + (rotate_half(q) * sin)
+    k_embed = (k * cos) + (rotate_half(k) * sin)
+    return q_embed, k_embed
+
+
+def _rotate(
+    theirs: Callable[..., Any], q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
+) -> tuple[Tensor, Tensor]:
+    plain = unsqueeze_dim == 1 and q.dim() == 4 and cos.dim() == 3 and not (cos.requires_grad or sin.requires_grad)
+    if plain and q.shape[2:] == k.shape[2:] == cos.shape[1:] and _fits(q, k, cos, sin):
+        return rotary(q, cos, sin), rotary(k, cos, sin)
+    return theirs(q, k, cos, sin, unsqueeze_dim)
 
 
 class _NativeAttention(TorchFunctionMode):

@@ -22,13 +22,6 @@ const TensorView& on_cpu(const char* name, const TensorView& view) {
   return view;
 }
 
-void must_be(const char* name, const TensorView& view, const std::vector<int64_t>& shape) {
-  if (view.shape == shape) return;
-  std::string wanted;
-  for (const int64_t size : shape) wanted += (wanted.empty() ? "" : ", ") + std::to_string(size);
-  fail(std::string(name) + ": must be [" + wanted + "]");
-}
-
 Heads readable(const char* name, const Arguments& arguments, std::vector<int64_t>& shape) {
   const TensorView view = on_cpu(name, checked_view(name, arguments, {DType::float32}, 4, Access::read));
   shape = view.shape;

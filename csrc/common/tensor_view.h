@@ -82,4 +82,11 @@ inline TensorView checked_view(const char* name, const Arguments& arguments, con
           static_cast<DeviceType>(device_type), device_index};
 }
 
+inline void must_be(const char* name, const TensorView& view, const std::vector<int64_t>& shape) {
+  if (view.shape == shape) return;
+  std::string wanted;
+  for (const int64_t size : shape) wanted += (wanted.empty() ? "" : ", ") + std::to_string(size);
+  fail(std::string(name) + ": must be [" + wanted + "]");
+}
+
 }  // namespace adaptinf

@@ -1,12 +1,15 @@
-// Python's view of this folder. Matrices: float32 [rows, width].
+// Python's view of this folder. Matrices: float32 [rows, width]; heads: [batch, heads, tokens, width].
 #include "../binding.h"
 #include "rowwise.h"
 
 namespace adaptinf {
 namespace {
 
+using rowwise::Angles;
+using rowwise::Heads;
 using rowwise::Matrix;
 using rowwise::RmsNorm;
+using rowwise::Rotary;
 using rowwise::SwiGlu;
 
 TensorView checked(const char* name, const Arguments& arguments, size_t dimensions, Access access) {
@@ -72,6 +75,26 @@ void rms_norm_backward(const Arguments& out_gradient, const Arguments& x, const 
                              checked_threads(threads), parse_level(level));
 }
 
+Angles angles(const char* name, const Arguments& arguments, const Rotary& inputs) {
+  const TensorView view = checked(name, arguments, 3, Access::read);
+  must_be(name, view, {inputs.batch, inputs.tokens, inputs.width});
+  return {static_cast<const float*>(view.data), view.strides[0], view.strides[1]};
+}
+
+// out: [batch, tokens, heads, width], so that it may not overlap itself.
+void rotary(const Arguments& x, const Arguments& cos, const Arguments& sin, const Arguments& out, bool backward, int threads,
+            const std::string& level) {
+  const TensorView of = checked("x", x, 4, Access::read), to = checked("out", out, 4, Access::write);
+  Rotary inputs{of.shape[0], of.shape[1], of.shape[2], of.shape[3], {}, {}, {}};
+  inputs.x = {static_cast<float*>(of.data), of.strides[0], of.strides[1], of.strides[2]};
+  if (inputs.width % 2) fail("x: its width must be even");
+  inputs.cos = angles("cos", cos, inputs);
+  inputs.sin = angles("sin", sin, inputs);
+  must_be("out", to, {inputs.batch, inputs.tokens, inputs.heads, inputs.width});
+  const Heads target{static_cast<float*>(to.data), to.strides[0], to.strides[2], to.strides[1]};
+  (backward ? rowwise::rotary_backward : rowwise::rotary)(inputs, target, checked_threads(threads), parse_level(level));
+}
+
 }  // namespace
 
 void bind_rowwise(py::module_& module) {
@@ -83,6 +106,8 @@ void bind_rowwise(py::module_& module) {
              "cpu_level"_a = "", "out = weight x / sqrt(mean(x^2) + epsilon).");
   module.def("rms_norm_backward", &rms_norm_backward, GilReleased(), "out_gradient"_a, "x"_a, "weight"_a, "epsilon"_a,
              "x_gradient"_a, "threads"_a, "cpu_level"_a = "", "The gradient of x.");
+  module.def("rotary", &rotary, GilReleased(), "x"_a, "cos"_a, "sin"_a, "out"_a, "backward"_a, "threads"_a,
+             "cpu_level"_a = "", "out = x cos + rotate(x) sin; backward: from the output's gradient to the input's.");
 }
 
 }  // namespace adaptinf

@@ -52,6 +52,17 @@ void for_rows(int64_t rows, int64_t width, int threads, const Row& one) {
   });
 }
 
+using RotaryRow = void (*)(const float*, const float*, const float*, int64_t, float*);
+
+void for_heads(const Rotary& inputs, const Heads& out, int threads, RotaryRow one) {
+  for_rows(inputs.batch * inputs.tokens, inputs.heads * inputs.width, threads, [&](int64_t row) {
+    const int64_t batch = row / inputs.tokens, token = row % inputs.tokens;
+    const float *const cos = inputs.cos.row(batch, token), *const sin = inputs.sin.row(batch, token);
+    for (int64_t head = 0; head < inputs.heads; ++head)
+      one(inputs.x.row(batch, head, token), cos, sin, inputs.width / 2, out.row(batch, head, token));
+  });
+}
+
 }  // namespace
 
 void swiglu(const SwiGlu& inputs, const Matrix& out, int threads, CpuLevel level) {
@@ -75,6 +86,14 @@ void rms_norm_backward(const RmsNorm& inputs, const Matrix& out_gradient, const 
                        CpuLevel level) {
   auto* const one = ADAPTINF_CHOSEN(level, rms_norm_backward_row);
   for_rows(inputs.rows, inputs.width, threads, [&](int64_t row) { one(inputs, out_gradient, x_gradient, row); });
+}
+
+void rotary(const Rotary& inputs, const Heads& out, int threads, CpuLevel level) {
+  for_heads(inputs, out, threads, ADAPTINF_CHOSEN(level, rotary_row));
+}
+
+void rotary_backward(const Rotary& inputs, const Heads& out, int threads, CpuLevel level) {
+  for_heads(inputs, out, threads, ADAPTINF_CHOSEN(level, rotary_backward_row));
 }
 
 }  // namespace adaptinf::rowwise

@@ -35,4 +35,32 @@ void rms_norm(const RmsNorm& inputs, const Matrix& out, int threads, CpuLevel le
 void rms_norm_backward(const RmsNorm& inputs, const Matrix& out_gradient, const Matrix& x_gradient, int threads,
                        CpuLevel level);
 
+// [batch, heads, tokens, width], float32; columns are contiguous.
+struct Heads {
+  float* data;
+  int64_t of_batch, of_head, of_token;
+
+  float* row(int64_t batch, int64_t head, int64_t token) const {
+    return data + batch * of_batch + head * of_head + token * of_token;
+  }
+};
+
+// [batch, tokens, width], float32, of positions; a stride may be 0.
+struct Angles {
+  const float* data;
+  int64_t of_batch, of_token;
+
+  const float* row(int64_t batch, int64_t token) const { return data + batch * of_batch + token * of_token; }
+};
+
+// out = x cos + rotate(x) sin, with rotate((a, b)) = (-b, a) of the halves of a row.
+struct Rotary {
+  int64_t batch, heads, tokens, width;
+  Heads x;
+  Angles cos, sin;
+};
+void rotary(const Rotary& inputs, const Heads& out, int threads, CpuLevel level);
+// x is the gradient of the output, out that of the input.
+void rotary_backward(const Rotary& inputs, const Heads& out, int threads, CpuLevel level);
+
 }  // namespace adaptinf::rowwise

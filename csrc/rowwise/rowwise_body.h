@@ -81,3 +81,19 @@ void rms_norm_backward_row(const RmsNorm& inputs, const Matrix& out_gradient, co
   const float along = root * (triple_sum(x, grad, weight, inputs.width) * root / static_cast<float>(inputs.width));
   for (int64_t i = 0; i < inputs.width; ++i) target[i] = root * (weight[i] * grad[i] - x[i] * along);
 }
+
+void rotary_row(const float* __restrict x, const float* __restrict cos, const float* __restrict sin, int64_t half,
+                float* __restrict out) {
+  for (int64_t i = 0; i < half; ++i) {
+    out[i] = x[i] * cos[i] - x[half + i] * sin[i];
+    out[half + i] = x[half + i] * cos[half + i] + x[i] * sin[half + i];
+  }
+}
+
+void rotary_backward_row(const float* __restrict grad, const float* __restrict cos, const float* __restrict sin, int64_t half,
+                         float* __restrict out) {
+  for (int64_t i = 0; i < half; ++i) {
+    out[i] = grad[i] * cos[i] + grad[half + i] * sin[half + i];
+    out[half + i] = grad[half + i] * cos[half + i] - grad[i] * sin[i];
+  }
+}

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from adaptinf_kernels.project.api import project
     from adaptinf_kernels.project.trak import TrakProjector
     from adaptinf_kernels.rms_norm.api import rms_norm
+    from adaptinf_kernels.rotary.api import rotary
     from adaptinf_kernels.semdedup.api import SemDedupResult, semdedup
     from adaptinf_kernels.signs.api import signs
     from adaptinf_kernels.sketch.definition import Sketch
@@ -56,6 +57,7 @@ __all__ = [
     "kmeans",
     "project",
     "rms_norm",
+    "rotary",
     "sample_scores",
     "semdedup",
     "signs",
@@ -85,6 +87,7 @@ _HOMES = {
     "kmeans": "kmeans.api",
     "project": "project.api",
     "rms_norm": "rms_norm.api",
+    "rotary": "rotary.api",
     "sample_scores": "token_scores.samples",
     "semdedup": "semdedup.api",
     "signs": "signs.api",

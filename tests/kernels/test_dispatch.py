@@ -28,6 +28,7 @@ OPS = (
     "attention",
     "rms_norm",
     "swiglu",
+    "rotary",
 )
 PACKAGE = Path(adaptinf_kernels.__file__).parent
 

@@ -46,6 +46,16 @@ def norm(x: str = view(3, 4), weight: str = view(4), out: str = view(3, 4)) -> s
     return f"_C.rms_norm({x}, {weight}, 1e-6, {out}, 1)"
 
 
+def rotary(
+    x: str = view(2, 4, 3, 6),
+    cos: str = view(2, 3, 6),
+    sin: str = view(2, 3, 6, strides="[0, 6, 1]"),
+    out: str = view(2, 3, 4, 6),
+    threads: str = "1",
+) -> str:
+    return f"_C.rotary({x}, {cos}, {sin}, {out}, True, {threads})"
+
+
 CASES = {
     "null query": (attention(query=view(2, 4, 3, 5, pointer="0")), "query: null"),
     "query of three sizes": (attention(query=view(4, 3, 5)), "query: needs 4 sizes"),
@@ -89,6 +99,15 @@ CASES = {
     "weight": (norm(weight=view(5)), "weight: must be"),
     "weight by rows": (norm(weight=view(1, 4)), "weight: needs 1 sizes"),
     "normed": (norm(out=view(3, 5)), "out: must be"),
+    "heads of three sizes": (rotary(x=view(2, 4, 6)), "x: needs 4 sizes"),
+    "odd width": (rotary(x=view(2, 4, 3, 5)), "x: its width must be even"),
+    "cosines of other tokens": (rotary(cos=view(2, 4, 6)), "cos: must be"),
+    "cosines of another width": (rotary(cos=view(2, 3, 8)), "cos: must be"),
+    "sines of another batch": (rotary(sin=view(1, 3, 6)), "sin: must be"),
+    "sines on CUDA": (rotary(sin=view(2, 3, 6, device=2)), "sin: must be in the memory of the CPU"),
+    "rotated by heads": (rotary(out=view(2, 4, 3, 6)), "out: must be"),
+    "rotated over itself": (rotary(out=view(2, 3, 4, 6, strides="[72, 24, 0, 1]")), "out: rows overlap"),
+    "rotating without threads": (rotary(threads="0"), "threads: must be at least 1"),
 }
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GemmaConfig, LlamaConfig, PreTrainedModel
 from transformers.models.gemma.modeling_gemma import GemmaForCausalLM
+from transformers.models.llama import modeling_llama
 from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaMLP, LlamaRMSNorm
 
 from adaptinf.models import fused
@@ -40,7 +41,7 @@ def passes(model: nn.Module, dtype: torch.dtype = torch.float32) -> tuple[Tensor
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """How often each native operation is run."""
-    counts = dict.fromkeys(("attention", "rms_norm", "swiglu"), 0)
+    counts = dict.fromkeys(("attention", "rms_norm", "rotary", "swiglu"), 0)
 
     def counted(name: str, run: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def call(*args: object, **kwargs: object) -> Tensor:
@@ -62,7 +63,7 @@ def test_as_near_to_float64_as_torch_is(changes: dict[str, object], calls: dict[
     theirs = passes(model)
     with fused_layers(model):
         ours = passes(model)
-    assert calls == {"attention": 2, "rms_norm": 5, "swiglu": 2}
+    assert calls == {"attention": 2, "rms_norm": 5, "rotary": 4, "swiglu": 2}
     exact = passes(model.double(), torch.float64)
     for a, b, truth in zip(ours, theirs, exact, strict=True):
         rounding = 8 * torch.finfo(torch.float32).eps * truth.abs().max()
@@ -77,7 +78,11 @@ def test_what_it_leaves_alone(calls: dict[str, int]) -> None:
         GemmaForCausalLM(GemmaConfig(**SIZES, num_key_value_heads=4, head_dim=6)).requires_grad_(False),
     )
     eager = llama(attn_implementation="eager")
-    expected = {"attention": 2, "rms_norm": 5}, {"attention": 2}, {"rms_norm": 5, "swiglu": 2}
+    expected = (
+        {"attention": 2, "rms_norm": 5, "rotary": 4},
+        {"attention": 2, "rotary": 4},
+        {"rms_norm": 5, "rotary": 4, "swiglu": 2},
+    )
     for model, ran in zip((gelu, gemma, eager), expected, strict=True):
         before = dict(calls)
         with fused_layers(model):
@@ -91,6 +96,23 @@ def test_what_it_leaves_alone(calls: dict[str, int]) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             passes(model)
     assert calls == before
+
+
+def thirds(x: Tensor) -> Tensor:
+    """transformers' ``rotate_half`` but for a constant."""
+    x1 = x[..., : x.shape[-1] // 3]
+    x2 = x[..., x.shape[-1] // 3 :]
+    return torch.cat((-x2, x1), dim=-1)
+
+
+def test_another_rotation_stays(calls: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modeling_llama, "rotate_half", thirds)
+    model = llama()
+    expected = passes(model)
+    with fused_layers(model):
+        found = passes(model)
+    assert calls["attention"] == 2 and not calls["rotary"]
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(found, expected, strict=True))
 
 
 class Doubled(LlamaMLP):

@@ -1,0 +1,3 @@
+"""Rotary position embedding; see README.md."""
+
+from __future__ import annotations
