@@ -42,6 +42,7 @@ class Pool:
         hidden: mean hidden states, float32 [N, d], or None.
         direction: sketches, by the same matrix, of what the optimiser would make of each gradient, float32 [N, k]; None
             also where none has stepped yet.
+        n_trained: int64 [N], in how many earlier steps the sample was selected; None where none was.
 
     Raises:
         DataError: a part is not row-aligned.
@@ -55,12 +56,15 @@ class Pool:
     sketch: NDArray[np.floating] | None = None
     hidden: NDArray[np.floating] | None = None
     direction: NDArray[np.floating] | None = None
+    n_trained: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.ids)
         parts: dict[str, Any] = {"tasks": self.tasks, "is_new": self.is_new, **self.scores}
         matrices = {"sketch": self.sketch, "hidden": self.hidden, "direction": self.direction}
         parts |= {name: matrix for name, matrix in matrices.items() if matrix is not None}
+        if self.n_trained is not None:
+            parts["n_trained"] = self.n_trained
         for name, part in parts.items():
             if len(part) != n:
                 raise DataError(f"has {len(part)} rows for {n} ids", item=name, remedy="align every part with the ids")
@@ -82,6 +86,7 @@ class Pool:
             sketch=None if self.sketch is None else self.sketch[rows],
             hidden=None if self.hidden is None else self.hidden[rows],
             direction=None if self.direction is None else self.direction[rows],
+            n_trained=None if self.n_trained is None else self.n_trained[rows],
         )
 
     @classmethod

@@ -8,6 +8,7 @@ artefact is complete is not run again. So a run killed anywhere continues where 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -104,6 +105,7 @@ class Loop:
                 )
         cache = config.cache_dir
         self.adapters: dict[int, Path] = {}
+        self.n_trained: Counter[str] = Counter()
         self.lineage = Lineage(
             config, lambda: load_model(config.model, pretraining=pretraining, cache=cache), self.adapters
         )
@@ -134,6 +136,7 @@ class Loop:
         if self._needs_features():
             self._stage(place / "features", lambda to: self._extract(to, step))
         self._stage(place / "selection", lambda to: self._select(to, step))
+        self.n_trained.update(read_selection(place / "selection"))
         self._stage(place / "training", lambda to: self._train(to, step))
         self.adapters[step.number] = place / "training" / "adapter"
         self._stage(place / "evaluation", lambda to: self._evaluate(to, step.number))
@@ -237,6 +240,7 @@ class Loop:
             sketch=features.sketch if features is not None else None,
             hidden=features.hidden if features is not None else None,
             direction=features.direction if features is not None else None,
+            n_trained=np.array([self.n_trained[id] for id in ids], np.int64),
         )
 
     def _needs_features(self) -> bool:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from adaptinf.config import DataConfig, TaskSpec
-from adaptinf.data import Image, Sample, TaskDataset, TaskStream, load_stream, split_by_group, split_pretraining
+from adaptinf.data import Image, Sample, TaskDataset, TaskStream, apart, load_stream, split_by_group, split_pretraining
 from adaptinf.data.stream import draw, unit_hash
 from adaptinf.errors import ConfigError, DataError, DuplicateIdError, EmptyTaskError
 
@@ -173,6 +173,17 @@ def test_pretraining_leaks_nothing():
     assert split_pretraining(TaskStream((first, second, third)), 0.3, seed=0)[0] == pretraining
     with pytest.raises(EmptyTaskError, match="x: pre-training on 100%"):
         split_pretraining(TaskStream((first, second)), 1.0, seed=0)
+
+
+def test_apart_are_the_groups_that_the_stream_has_not():
+    held = TaskDataset("x", "s", (sample("x1", group="g1"), sample("x2")), (sample("x3", group="g3"),))
+    others = [
+        sample("o1", task="o", group="g1"),
+        sample("o2", task="o", group="g2"),
+        sample("o3", task="o", group="g3"),
+    ]
+    other = TaskDataset("o", "s", (*others, sample("o4", task="o")), (sample("o5", task="o"),))
+    assert [one.id for one in apart(TaskStream((other,)), TaskStream((held,)))] == ["o2", "o4"]
 
 
 # reading by configuration

@@ -16,7 +16,7 @@ from adaptinf.errors import (
     UnsupportedModelError,
 )
 from adaptinf.models import Encoder, TextEncoder
-from adaptinf.models.collate import Encoded, collate, join_pictures
+from adaptinf.models.collate import Encoded, collate, join_pictures, like_lengths
 from adaptinf.models.kept import KeptEncodings
 
 
@@ -221,6 +221,20 @@ def test_any_text_round_trips(tiny, family):
         assert " ".join(encoder.decode(encoded.input_ids[len(prompt.input_ids) :]).split()) == " ".join(answer.split())
 
     check()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "parts"),
+    [
+        ([], []),
+        ([7], [[0]]),
+        ([3, 3, 3], [[0, 1, 2]]),
+        ([9, 6, 5, 4, 3, 1], [[0, 1], [2, 3], [4], [5]]),
+        ([10, 150, 100, 99, 15], [[1, 2], [3], [4, 0]]),
+    ],
+)
+def test_parts_of_like_length(lengths, parts):
+    assert like_lengths(lengths) == parts
 
 
 def test_collate_against_a_loop():

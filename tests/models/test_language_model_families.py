@@ -67,6 +67,19 @@ def test_hidden_states_are_the_heads_input(lm_and_samples):
 
 
 @every_family
+def test_answer_nll_is_that_of_the_logits(lm_and_samples):
+    lm, samples = lm_and_samples
+    encoded, _ = lm.encoder.encode_all(samples)
+    found = lm.answer_nll(lm.encoder.collate(encoded))
+    assert found.requires_grad and found.dtype == torch.float32
+    expected = 0.0
+    for one, logits in zip(encoded, logits_alone(lm, encoded), strict=True):
+        log_p = logits.double().log_softmax(-1)
+        expected -= sum(log_p[i - 1, t].item() for i, t in enumerate(one.labels.tolist()) if t != -100)
+    assert found.item() == pytest.approx(expected, rel=1e-4)
+
+
+@every_family
 def test_greedy_answers_equal_a_step_by_step_loop(lm_and_samples):
     lm, samples = lm_and_samples
     answers = lm.generate(samples, max_new_tokens=6, batch_size=3)

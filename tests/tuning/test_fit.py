@@ -80,6 +80,32 @@ def test_moments_are_adams_and_come_back_from_disk(
         assert torch.equal(one.second, moments[name].second) and one.arguments[3] == moments[name].arguments[3]
 
 
+def test_a_step_is_that_of_its_samples_one_by_one(prepared: tuple[LanguageModel, list[Sample]]) -> None:
+    """However the batch is cut into parts, and over two micro-batches: the token mean, and its gradient."""
+    lm, samples = prepared
+    long = Sample.from_instruction("long", "many words " * 60, "yes", task="t")
+    samples = [*samples[:7], long]
+    for module in lm.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    total, tokens = torch.zeros(()), 0
+    for sample in samples:
+        one = lm.encoder.encode(sample)
+        log_p = lm.logits(lm.encoder.collate([one]))[0].log_softmax(-1)
+        for i, token in enumerate(one.labels.tolist()):
+            if token != -100:
+                total, tokens = total - log_p[i - 1, token], tokens + 1
+    (total / tokens).backward()
+    norm = torch.stack([p.grad.norm() for _, p in trainable_parameters(lm) if p.grad is not None]).norm()
+    lm.model.zero_grad()
+    for split in ({"batch_size": 8}, {"batch_size": 4, "gradient_accumulation": 2}):
+        start = weights(lm)
+        found = fit(lm, samples, TrainConfig(steps=1, **split), seed=0)
+        restart(lm, start)
+        assert found.history["loss"][0].as_py() == pytest.approx(total.item() / tokens, rel=1e-4)
+        assert found.history["grad_norm"][0].as_py() == pytest.approx(norm.item(), rel=1e-3)
+
+
 def test_gradient_checkpointing_changes_memory_not_results(prepared: tuple[LanguageModel, list[Sample]]) -> None:
     lm, samples = prepared
     start = weights(lm)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,8 +16,11 @@ import torch
 from adaptinf.capture import Features
 from adaptinf.config import RunConfig
 from adaptinf.errors import BudgetError, ConfigError, IdentityError
+from adaptinf.selection import Pool, Selection, selector
+from adaptinf.selection.baselines import RandomReplay
 from adaptinf.store import read_json, read_table, verify
-from adaptinf.tuning import STRATEGIES, run
+from adaptinf.tuning import STRATEGIES, open_stream, run
+from adaptinf.tuning.decisions import read_selection
 from adaptinf.tuning.moments import load_moments
 
 COLUMNS = [
@@ -89,6 +95,46 @@ def test_less_takes_adams_state_from_the_step_before(tiny_config: Callable[..., 
         assert load_moments(step / "training", torch.device("cpu"))
     plain = run(tiny_config(strategy="random_replay"), tmp_path / "plain")
     assert not list(plain.glob("steps/*/training/moments*"))
+
+
+def test_a_preset_may_be_pretrained_on_other_tasks(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    recipe = {"tasks": ["digit_reading"], "train_limit": 20}
+    stream, pretraining = open_stream(tiny_config(model={"pretrain": recipe}), tmp_path / "q.jsonl")
+    assert {one.task for one in pretraining} == {"digit_reading"} and 0 < len(pretraining) <= 20
+    assert [len(task.train) for task in stream] == [24, 24, 24]
+    recipe["tasks"] = ["digit_reading", stream.tasks[0].name]
+    with pytest.raises(ConfigError, match=f"{stream.tasks[0].name}.*are in the stream"):
+        open_stream(tiny_config(model={"pretrain": recipe}), tmp_path / "q.jsonl")
+
+
+class Watching(RandomReplay):
+    """Keeps what it is told of earlier steps."""
+
+    name = "watching"
+    seen: ClassVar[list[dict[str, int]]] = []
+
+    def select(self, pool: Pool, budget: int, seed: int) -> Selection:
+        assert pool.n_trained is not None
+        self.seen.append(dict(zip(pool.ids, pool.n_trained.tolist(), strict=True)))
+        return super().select(pool, budget, seed)
+
+
+def test_a_selector_learns_what_was_trained_on(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(selector._FACTORIES, "watching", lambda _: Watching())
+    Watching.seen.clear()
+    out = run(tiny_config(strategy="watching"), tmp_path / "run")
+    counts: Counter[str] = Counter()
+    for step, seen in zip(sorted((out / "steps").glob("0[1-9]_*")), Watching.seen, strict=True):
+        assert seen == {id: counts[id] for id in seen}
+        counts.update(read_selection(step / "selection"))
+    assert max(counts.values()) > 1
+    # a run that is continued knows it as well
+    shutil.rmtree(min((out / "steps").glob("03_*")))
+    before = Watching.seen[-1]
+    run(tiny_config(strategy="watching"), out)
+    assert Watching.seen[-1] == before
 
 
 def test_another_configuration_in_the_same_directory_is_an_error(
