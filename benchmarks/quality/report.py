@@ -13,7 +13,7 @@ from benchmarks.quality.streams import STREAMS
 
 COLUMNS = (
     "strategy", "runs", "average accuracy", "minus random replay", "relative gain", "forgetting", "worst task",
-    "answers' NLL", "selecting", "training", "same score at random",
+    "answers' NLL", "minus random replay's", "selecting", "training", "same score at random",
 )  # fmt: skip
 _WIDTH, _LEFT, _ROW = 760, 230, 22
 _TITLE = "adaptinf: quality of selection"
@@ -34,7 +34,7 @@ def markdown(summaries: Sequence[Summary]) -> str:
     """One table a stream and budget. Scores in percent, with 95 % intervals over seeds and orders."""
     parts = []
     for (stream, budget), rows in _tables(summaries):
-        parts += [f"### {stream}, {_budget(budget)}", ""]
+        parts += [f"### {stream}, {_budget(budget)}", "", *([leak, ""] if (leak := _leakage(rows)) else [])]
         parts += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
         parts += ["| " + " | ".join(_cells(row)) + " |" for row in rows] + [""]
     return "\n".join(parts)
@@ -44,7 +44,8 @@ def page(summaries: Sequence[Summary]) -> str:
     """The same as one HTML page without scripts, with a chart of each table's accuracies."""
     parts = [f"<!doctype html><html lang=en><meta charset=utf-8><title>{_TITLE}</title><style>{_STYLE}</style>", _LEAD]
     for (stream, budget), rows in _tables(summaries):
-        parts.append(f"<h2>{escape(stream)}, {_budget(budget)}</h2><p>{escape(STREAMS[stream].about)}.</p>")
+        about = f"{STREAMS[stream].about}. {_leakage(rows)}"
+        parts.append(f"<h2>{escape(stream)}, {_budget(budget)}</h2><p>{escape(about)}</p>")
         parts.append(_chart(rows))
         parts.append("<table><tr>" + "".join(f"<th>{escape(name)}</th>" for name in COLUMNS) + "</tr>")
         for row in rows:
@@ -82,6 +83,7 @@ def _cells(row: Summary) -> list[str]:
         show("forgetting", _percent),
         show("worst_task", _percent),
         show("final_nll", lambda e: f"{e.mean:.2f}"),
+        _difference(row.nll_gain) if row.nll_gain else "",
         f"{row.measures['selection_seconds'].mean:.1f} s, {row.measures['selection_flops'].mean / 1e12:.2f} TFLOP",
         f"{row.measures['training_seconds'].mean:.1f} s, {row.measures['training_flops'].mean / 1e12:.2f} TFLOP",
         "" if row.budget == 1 else "never" if row.random_budget is None else f"{100 * row.random_budget:.0f} %",
@@ -94,6 +96,22 @@ def _percent(found: Estimate) -> str:
 
 def _signed(found: Estimate) -> str:
     return f"{100 * found.mean:+.1f}" + (f" ± {100 * found.half:.1f}" if found.n > 1 else "")
+
+
+def _difference(found: Estimate) -> str:
+    return f"{found.mean:+.3f}" + (f" ± {found.half:.3f}" if found.n > 1 else "")
+
+
+def _leakage(rows: Sequence[Summary]) -> str:
+    """What joint training adds to the base: were it little, the base would have met the tasks before."""
+    joint = next((row.measures for row in rows if row.strategy == "multitask"), {})
+    if "zero_shot_average" not in joint or "zero_shot_nll" not in joint:
+        return ""
+    base, after = joint["zero_shot_average"], joint["average_accuracy"]
+    return (
+        f"The base scores {_percent(base)} on all tasks, jointly trained on everything {_percent(after)}; "
+        f"NLL {joint['zero_shot_nll'].mean:.2f} and {joint['final_nll'].mean:.2f}."
+    )
 
 
 def _chart(rows: Sequence[Summary]) -> str:

@@ -12,7 +12,8 @@ from scipy import stats
 
 MEASURES = (
     "average_accuracy", "relative_gain", "forgetting", "worst_task", "strict", "final_nll", "near_duplicates",
-    "n_trained", "selection_seconds", "training_seconds", "selection_flops", "training_flops",
+    "n_trained", "selection_seconds", "training_seconds", "selection_flops", "training_flops", "zero_shot_average",
+    "zero_shot_nll",
 )  # fmt: skip
 
 
@@ -30,7 +31,8 @@ class Summary:
     """One strategy at one budget on one stream.
 
     ``gain`` is its average accuracy minus that of random replay at the same budget, paired by seed and order,
-    ``forgetting_gain`` the same of forgetting, ``random_budget`` the budget at which random replay is as accurate.
+    ``nll_gain`` and ``forgetting_gain`` the same of the answers' NLL and of forgetting (below 0 is better),
+    ``random_budget`` the budget at which random replay is as accurate.
     """
 
     stream: str
@@ -38,6 +40,7 @@ class Summary:
     strategy: str
     measures: dict[str, Estimate]
     gain: Estimate | None
+    nll_gain: Estimate | None
     forgetting_gain: Estimate | None
     random_budget: float | None
 
@@ -63,8 +66,10 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[Summary]:
             budget,
             strategy,
             {name: estimate(known) for name in MEASURES if (known := _known(runs.values(), name))},
-            _paired(runs, groups.get((stream, budget, "random_replay"), {}), "average_accuracy"),
-            _paired(runs, groups.get((stream, budget, "random_replay"), {}), "forgetting"),
+            *(
+                _paired(runs, groups.get((stream, budget, "random_replay"), {}), name)
+                for name in ("average_accuracy", "final_nll", "forgetting")
+            ),
             _cost(curves[stream], runs),
         )
         for (stream, budget, strategy), runs in groups.items()

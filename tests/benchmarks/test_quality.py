@@ -31,6 +31,7 @@ def row(cell: Cell, accuracy: float = 0.5, **more: object) -> dict:
         "zero_shot_average": 0.1,
         "strict": accuracy,
         "final_nll": 1.0,
+        "zero_shot_nll": None,
         "tasks": tasks,
         "final_scores": [accuracy] * len(tasks),
         "zero_shot": [0.1] * len(tasks),
@@ -168,7 +169,8 @@ def test_differences_are_paired_and_costs_read_from_randoms_curve() -> None:
 
 def test_report_holds_every_strategy(tmp_path: Path) -> None:
     rows = [row(cell, 0.4 + cell.seed / 50) for cell in cells("random_replay", 0.25)]
-    rows += [row(cell, 0.5) for cell in [*cells("paper", 0.25), *cells("multitask", 1.0)]]
+    rows += [row(cell, 0.5, final_nll=0.9 + cell.seed / 100) for cell in cells("paper", 0.25)]
+    rows += [row(cell, 0.5, zero_shot_nll=4.0) for cell in cells("multitask", 1.0)]
     rows += [row(cells("paper", 0.25)[0]._replace(stream="multimodal"), 0.3)]
     rows_file, document, html = tmp_path / "rows.parquet", tmp_path / "quality.md", tmp_path / "quality.html"
     write(rows_file, rows)
@@ -179,7 +181,8 @@ def test_report_holds_every_strategy(tmp_path: Path) -> None:
         assert text.startswith("before") and text.endswith("after\n") and "old" not in text
         assert text.count("| paper |") == 2 and text.count("| multitask |") == 1
         assert "44.0 ± 3.9" in text  # 40, 42, 44, 46, 48
-        assert "+6.0 ± 3.9" in text
+        assert "+6.0 ± 3.9" in text and "-0.080 ± 0.020" in text
+        assert "scores 10.0 ± 0.0 on all tasks, jointly trained on everything 50.0 ± 0.0; NLL 4.00 and 1.00." in text
     assert html.read_text().count("<svg") == 2
     assert markdown(summarise(read(rows_file))).strip() in text
     document.write_text("no place")
