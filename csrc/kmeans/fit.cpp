@@ -297,8 +297,10 @@ class Lloyd {
 void fit(const std::vector<Problem>& problems, const Options& options, const Execution& how) {
   std::vector<int64_t> starts{0};
   for (const Problem& one : problems) starts.push_back(starts.back() + one.rows.count);
-  for_each_problem(starts, how, [&](int64_t b, const Execution& part) {
-    Lloyd(problems[static_cast<size_t>(b)], options, part).run();
+  in_one_region(how.threads, [&] {
+    for_each_problem(starts, how, [&](int64_t b, const Execution& part) {
+      Lloyd(problems[static_cast<size_t>(b)], options, part).run();
+    });
   });
 }
 

@@ -65,6 +65,12 @@ class Pool {
     return Loan(*this, std::move(scratch));
   }
 
+  // Calls visit for each Scratch, all of which have been given back.
+  template <class Visit>
+  void each(const Visit& visit) const {
+    for (const auto& scratch : free_) visit(*scratch);
+  }
+
  private:
   std::mutex mutex_;
   std::vector<std::unique_ptr<Scratch>> free_;

@@ -34,23 +34,29 @@ void Sums::apply(const std::vector<Move>& moves, int threads) {
   else apply_by_cluster(moves, threads);
 }
 
-// Rows are read in the order of memory, and once; each thread has sums of its own.
+// Rows are read in the order of memory, and once; tasks that run at a time have sums of their own.
 void Sums::apply_in_order(const std::vector<Move>& moves, int threads) {
   const auto total = static_cast<int64_t>(moves.size());
-  const int64_t tasks = std::clamp<int64_t>(total / kEntries, 1, threads);
-  parallel_for(tasks, threads, [&](int64_t task) {
-    const Buffer<double> y(rows_.padded);
-    std::vector<int64_t> own(tasks > 1 ? sums_.size() : 0);
-    int64_t* sums = tasks > 1 ? own.data() : sums_.data();
-    const int64_t first = total * task / tasks, last = total * (task + 1) / tasks;
-    for (int64_t i = first; i < last; ++i) {
-      if (i + kAhead < last) rows_.prefetch(moves[static_cast<size_t>(i + kAhead)].row);
-      const auto [row, from, to] = moves[static_cast<size_t>(i)];
-      const double weight = row_weights_ == nullptr ? 1 : row_weights_[row];
-      kernels_.move(rows_, row, weight, frame_.sum_scale, from, to, sums, y.get());
-    }
-    for (size_t t = 0; t < own.size(); ++t) __atomic_fetch_add(&sums_[t], own[t], __ATOMIC_RELAXED);
+  if (threads == 1 || total < 2 * kEntries) return add(moves.data(), total, sums_.data());
+  Pool<std::vector<int64_t>> parts;
+  parallel_for((total + kEntries - 1) / kEntries, threads, [&](int64_t task) {
+    const auto part = parts.borrow(sums_.size());
+    const int64_t first = task * kEntries;
+    add(moves.data() + first, std::min(kEntries, total - first), (*part).data());
   });
+  parts.each([&](const std::vector<int64_t>& part) {
+    for (size_t t = 0; t < sums_.size(); ++t) sums_[t] += part[t];
+  });
+}
+
+void Sums::add(const Move* moves, int64_t count, int64_t* sums) const {
+  const Buffer<double> y(rows_.padded);
+  for (int64_t i = 0; i < count; ++i) {
+    if (i + kAhead < count) rows_.prefetch(moves[i + kAhead].row);
+    const auto [row, from, to] = moves[i];
+    const double weight = row_weights_ == nullptr ? 1 : row_weights_[row];
+    kernels_.move(rows_, row, weight, frame_.sum_scale, from, to, sums, y.get());
+  }
 }
 
 // Rows are read cluster by cluster, whose sums stay near.

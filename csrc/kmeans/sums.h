@@ -32,6 +32,7 @@ class Sums {
 
  private:
   void apply_in_order(const std::vector<Move>& moves, int threads);
+  void add(const Move* moves, int64_t count, int64_t* sums) const;
   void apply_by_cluster(const std::vector<Move>& moves, int threads);
   void apply_run(const int64_t* entries, int64_t count, int64_t cluster, bool shared, double* y, int64_t* local);
 

@@ -1,4 +1,4 @@
-"""C++ drivers of the native module under AddressSanitizer and UBSan."""
+"""C++ drivers of the native module under sanitizers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 
-def run_sanitized(repository: Path, scratch: Path, driver: str, sources: Sequence[str]) -> int:
+def run_sanitized(
+    repository: Path, scratch: Path, driver: str, sources: Sequence[str], sanitizers: str = "address,undefined"
+) -> int:
     """Build ``tests/kernels/<driver>`` with these folders or files of ``csrc`` (bindings aside), run it, and return
     the number that it prints: how many calls it made. What a sanitizer finds fails the test."""
     compiler = shutil.which("g++") or shutil.which("clang++")
@@ -21,10 +23,10 @@ def run_sanitized(repository: Path, scratch: Path, driver: str, sources: Sequenc
     files = [file for place in places for file in (sorted(place.glob("*.cpp")) if place.is_dir() else [place])]
     files = [file for file in files if not file.name.startswith("bind")]
     flags = ["-std=c++17", "-O1", "-g1", f"-I{csrc}", "-D_GLIBCXX_ASSERTIONS", "-pthread", "-fno-math-errno"]
-    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    command = [compiler, *flags, *sanitizers, *map(str, files), str(repository / "tests" / "kernels" / driver)]
+    flags += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
+    command = [compiler, *flags, *map(str, files), str(repository / "tests" / "kernels" / driver)]
     built = subprocess.run([*command, "-o", str(program), "-ldl"], capture_output=True, text=True, check=False)
-    if "cannot find -lasan" in built.stderr or "cannot find -lubsan" in built.stderr:
+    if any(f"cannot find -l{library}" in built.stderr for library in ("asan", "ubsan", "tsan")):
         pytest.skip("this compiler has no sanitizers")
     assert built.returncode == 0, built.stderr[-2000:]
     done = subprocess.run([str(program)], capture_output=True, text=True, check=False, timeout=600)
