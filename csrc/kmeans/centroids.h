@@ -60,7 +60,7 @@ class Centroids {
   double error(const Slack& row, int64_t j) const {
     return static_cast<double>(row.a) * norm_share_[j] + static_cast<double>(row.b) * residual_[j] + rest_[j];
   }
-  Shares shares() const { return {norm_share_.get(), residual_.get(), rest_.get()}; }
+  Shares shares() const { return {norm_share_.get(), residual_.get(), rest_.get(), count_}; }
 
   double longest() const { return longest_; }    // the largest scaled norm
   double shortest() const { return shortest_; }  // the least

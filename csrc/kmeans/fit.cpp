@@ -216,9 +216,11 @@ class Lloyd {
     for (Move& move : borrowed) std::swap(move.from, move.to);
     sums_.apply(borrowed, threads_);
     centroids_.set(state, threads_);
-    moved_.resize(static_cast<size_t>(state.count));
-    centroids_.moved(earlier.get(), moved_.data());
-    bounds_.move(moved_, centroids_, threads_);
+    if (!options_.fast && resting_ == 0) {  // otherwise bounds are not used, or taken anew
+      moved_.resize(static_cast<size_t>(state.count));
+      centroids_.moved(earlier.get(), moved_.data());
+      bounds_.move(moved_, centroids_, threads_);
+    }
     return shift(kernels_, state, before.get(), rows_.columns);
   }
 

@@ -10,6 +10,7 @@ namespace adaptinf::kmeans {
 
 constexpr int64_t kMaxTileRows = 48;  // rows of the widest screen tile
 constexpr int64_t kPanel = 8;         // centroids of a panel of the screen
+constexpr int64_t kShortTable = 32;   // numbers of a table that registers hold
 
 // Of each row of a tile over the centroids screened so far: the three highest screens, and whose the first two are.
 struct Tops {
@@ -24,9 +25,10 @@ struct Found {
   float top[kMaxTileRows], excess[kMaxTileRows], others[kMaxTileRows];
 };
 
-// The certificate's share of each centroid j: n_j, s_j and e_j.
+// The certificate's share of each centroid j: n_j, s_j and e_j. kShortTable numbers can be read of each at least.
 struct Shares {
   const float *norm, *residual, *rest;
+  int64_t count;
 };
 
 // How far centroids moved; all but `farthest` at most `second`, and all but a few at most `others`, of which gaps[j] says

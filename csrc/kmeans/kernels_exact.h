@@ -95,8 +95,12 @@ void load(const Rows& rows, int64_t row, double* y) {
 
 // Eight columns of a float32 row less the origin.
 ADAPTINF_ALWAYS Doubles framed(const float* x, const double* origin, int64_t t) {
+#if ADAPTINF_VECTOR_BYTES == 64  // the compiler would convert it in two halves
+  return reinterpret_cast<Doubles>(_mm512_cvtps_pd(_mm256_loadu_ps(x + t))) - load_doubles(origin + t);
+#else
   using Few = float __attribute__((vector_size(4 * kDoubles), aligned(4), may_alias));
   return __builtin_convertvector(*reinterpret_cast<const Few*>(x + t), Doubles) - load_doubles(origin + t);
+#endif
 }
 
 void two_dots(const Rows& rows, int64_t row, const double* a, const double* b, double (&dots)[2], double* y) {
@@ -155,11 +159,13 @@ void move(const Rows& rows, int64_t row, double weight, double scale, int64_t fr
 #if ADAPTINF_VECTOR_BYTES == 64
   if (rows.dtype == DType::float32 && !rows.unit && rows.columns == rows.padded) {
     const auto* x = reinterpret_cast<const float*>(rows.at(row));
+    const double* const origin = rows.origin;
+    const int64_t padded = rows.padded;
     const __m512d by = _mm512_set1_pd(weight), power = _mm512_set1_pd(scale);
-    int64_t* gains = to < 0 ? nullptr : sums + to * rows.padded;
-    int64_t* loses = from < 0 ? nullptr : sums + from * rows.padded;
-    for (int64_t t = 0; t < rows.padded; t += 8) {
-      const auto value = reinterpret_cast<__m512d>(framed(x, rows.origin, t));
+    int64_t* const gains = to < 0 ? nullptr : sums + to * padded;
+    int64_t* const loses = from < 0 ? nullptr : sums + from * padded;
+    for (int64_t t = 0; t < padded; t += 8) {
+      const auto value = reinterpret_cast<__m512d>(framed(x, origin, t));
       const __m512i whole = _mm512_cvtpd_epi64(_mm512_mul_pd(_mm512_mul_pd(value, by), power));
       if (gains != nullptr) _mm512_storeu_si512(gains + t, _mm512_add_epi64(_mm512_loadu_si512(gains + t), whole));
       if (loses != nullptr) _mm512_storeu_si512(loses + t, _mm512_sub_epi64(_mm512_loadu_si512(loses + t), whole));

@@ -39,21 +39,53 @@ ADAPTINF_ALWAYS void slack_of(const uint32_t* words, int64_t at, Floats& a, Floa
 #endif
 }
 
+// Tables of up to kShortTable numbers stay in registers.
+template <bool kShort>
+class Table {
+ public:
+  explicit ADAPTINF_ALWAYS Table(const float* table) : table_(table) {}
+  ADAPTINF_ALWAYS Floats operator()(Ints places) const { return gather(table_, places); }
+
+ private:
+  const float* table_;
+};
+
+#if ADAPTINF_VECTOR_BYTES == 64
+template <>
+class Table<true> {
+ public:
+  explicit ADAPTINF_ALWAYS Table(const float* table) : low_(load_floats(table)), high_(load_floats(table + kLanes)) {}
+  ADAPTINF_ALWAYS Floats operator()(Ints places) const {
+    return _mm512_permutex2var_ps(low_, reinterpret_cast<__m512i>(places), high_);
+  }
+
+ private:
+  Floats low_, high_;
+};
+#endif
+
 // The excess is rounded up, by enough for the difference that it is taken from.
-uint64_t decide(const Tops& tops, const uint32_t* slack, const Shares& shares, Found& found) {
+template <bool kShort>
+ADAPTINF_ALWAYS uint64_t decide_with(const Tops& tops, const uint32_t* slack, const Shares& shares, Found& found) {
+  const Table<kShort> norm(shares.norm), residual(shares.residual), rest(shares.rest);
   uint64_t proven = 0;
   for (int64_t at = 0; at < kTileRows; at += kLanes) {
     const Ints label = load_ints(tops.first_id + at);
     const Floats top = load_floats(tops.first + at), second = load_floats(tops.second + at);
     Floats a, b;
     slack_of(slack, at, a, b);
-    const Floats error = a * gather(shares.norm, label) + b * gather(shares.residual, label) + gather(shares.rest, label);
+    const Floats error = a * norm(label) + b * residual(label) + rest(label);
     const Floats excess = error * (2 + 4 * kNear) + magnitude(top) * 0x1p-22f;
     store(found.label + at, label), store(found.top + at, top);
     store(found.excess + at, excess), store(found.others + at, second);
     proven |= mask(second < top - excess) << at;
   }
   return proven;
+}
+
+uint64_t decide(const Tops& tops, const uint32_t* slack, const Shares& shares, Found& found) {
+  return shares.count <= kShortTable ? decide_with<true>(tops, slack, shares, found)
+                                     : decide_with<false>(tops, slack, shares, found);
 }
 
 // |y - c|^2 = |y|^2 + 2 score, for unit rows |y|^2 + |c|^2 + 2 score, |c|^2 from `near` to `far`.
