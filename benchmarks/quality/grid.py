@@ -54,7 +54,7 @@ with the same order and seed, over the tasks that it does not score 0 on."""
 
 
 def main_rows() -> Iterator[Cell]:
-    """The rows of the headline table: references, random replay and the preset at a quarter and an eighth of the data.
+    """The rows of the headline table: references, random replay, rotation and the preset at a quarter and an eighth.
 
     Five seeds; a seed and its order go together (order = seed mod 3).
     """
@@ -64,10 +64,10 @@ def main_rows() -> Iterator[Cell]:
             yield Cell(stream, order, seed, "multitask", 1.0)
             yield Cell(stream, order, seed, "sequential", 1.0)
             for budget in BUDGETS[:2]:
-                for strategy in ("random_replay", "paper"):
+                for strategy in ("random_replay", "rotation", "paper"):
                     yield Cell(stream, order, seed, strategy, budget)
         yield Cell("redundant", order, seed, "multitask", 1.0)
-        for strategy in ("random_replay", "paper", "paper pruning.pool_budget=0.5"):
+        for strategy in ("random_replay", "rotation", "paper", "paper pruning.pool_budget=0.5"):
             yield Cell("redundant", order, seed, strategy, 0.25)
 
 
@@ -76,7 +76,10 @@ def rival_rows() -> Iterator[Cell]:
     for budget in BUDGETS:
         for seed in SEEDS:
             for stream in ("multimodal", "text"):
-                for strategy in (*RIVALS, *(("random_replay", "paper") if budget not in BUDGETS[:2] else ())):
+                for strategy in (
+                    *RIVALS,
+                    *(("random_replay", "rotation", "paper") if budget not in BUDGETS[:2] else ()),
+                ):
                     if strategy != "image_grounding" or stream != "text":
                         yield Cell(stream, seed % len(ORDERS), seed, strategy, budget)
 

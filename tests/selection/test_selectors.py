@@ -50,6 +50,14 @@ def test_random_replay_draws_the_budget_uniformly() -> None:
     assert random.needs() == Needs()
 
 
+def test_histories_are_aligned_and_taken_along() -> None:
+    pool = Pool(["a", "b", "c"], ["t"] * 3, np.zeros(3, bool), n_trained=np.array([5, 6, 7]))
+    taken = pool.take(np.array([2, 0])).n_trained
+    assert taken is not None and taken.tolist() == [7, 5]
+    with pytest.raises(DataError, match="n_trained: has 2 rows for 3 ids"):
+        Pool(["a", "b", "c"], ["t"] * 3, np.zeros(3, bool), n_trained=np.array([5, 6]))
+
+
 def test_random_replay_is_keyed_by_id() -> None:
     pool = make_pool()
     mask = make_selector("random").select(pool, 10, 3).selected
