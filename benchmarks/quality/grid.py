@@ -18,6 +18,7 @@ RIVALS = (
     "perplexity_high", "perplexity_mid", "perplexity_low", "el2n", "entropy", "grand", "image_grounding", "ccs", "d2",
     "semdedup", "dbp", "coincide", "less", "tive", "infobatch", "self_filter", "oasis", "released", "lite",
 )  # fmt: skip
+LEADING = ("random_replay", "rotation", "paper")
 BUDGETS = (0.25, 0.125, 0.05, 0.5)
 SEEDS, ORDERS = range(5), range(3)
 
@@ -64,10 +65,10 @@ def main_rows() -> Iterator[Cell]:
             yield Cell(stream, order, seed, "multitask", 1.0)
             yield Cell(stream, order, seed, "sequential", 1.0)
             for budget in BUDGETS[:2]:
-                for strategy in ("random_replay", "rotation", "paper"):
+                for strategy in LEADING:
                     yield Cell(stream, order, seed, strategy, budget)
         yield Cell("redundant", order, seed, "multitask", 1.0)
-        for strategy in ("random_replay", "rotation", "paper", "paper pruning.pool_budget=0.5"):
+        for strategy in (*LEADING, "paper pruning.pool_budget=0.5"):
             yield Cell("redundant", order, seed, strategy, 0.25)
 
 
