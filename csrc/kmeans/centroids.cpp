@@ -11,7 +11,8 @@ Centroids::Centroids(const Kernels& kernels, const Packing& packing, const Rows&
     : kernels_(kernels), packing_(packing), origin_(rows.origin), columns_(rows.columns), padded_(rows.padded),
       count_(count), n_panels_((count + kPanel - 1) / kPanel), unit_(rows.unit), exact_(count * rows.padded),
       half_(count), norms_(count), panels_(n_panels_ * kPanel * packing.words), offsets_(n_panels_ * kPanel),
-      norm_share_(std::max(count, kShortTable)), residual_(std::max(count, kShortTable)), rest_(std::max(count, kShortTable)) {
+      norm_share_(std::max(count, kShortTable)), residual_(std::max(count, kShortTable)),
+      rest_(std::max(count, kShortTable)) {
   std::fill(panels_.get(), panels_.get() + n_panels_ * kPanel * packing.words, 0u);
   std::fill(offsets_.get(), offsets_.get() + n_panels_ * kPanel, -std::numeric_limits<float>::infinity());
   for (const auto* part : {&norm_share_, &residual_, &rest_}) std::fill(part->get(), part->get() + kShortTable, 0.0f);
