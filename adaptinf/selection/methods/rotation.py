@@ -20,7 +20,7 @@ class Rotation(Method):
     shares are fixed, and every sample has been trained on once before any is for the second time. It costs no pass of
     the model. In a pool without a history (``n_trained`` is None) it is stratified sampling.
 
-    Source: ours; stratification as in Cochran, Sampling Techniques, chapter 5.
+    Source: ours; stratified sampling as in Cochran 1977, chapter 5; measured in docs/experiments.md.
     """
 
     name = "rotation"
