@@ -254,11 +254,12 @@ class Loop:
         identity = {"parent": self._parent}
         if not is_complete(path, identity):
             with create(path, identity) as staging:
-                started = time.perf_counter()
+                started, cpu_started = time.perf_counter(), time.process_time()
                 flops, items = work(staging)
-                seconds = time.perf_counter() - started
+                seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
                 rate = items / seconds if seconds else 0.0
-                timing = {"seconds": seconds, "flops": flops, "items": items, "items_per_second": rate}
+                timing = {"seconds": seconds, "cpu_seconds": cpu_seconds, "flops": flops, "items": items}
+                timing["items_per_second"] = rate
                 write_json(staging / "timing.json", timing)
         self._parent = digest(manifest(path))
 

@@ -20,7 +20,8 @@ PACKAGES = ("torch", "transformers", "peft", "numpy", "pyarrow", "tokenizers")
 
 
 def outcome(config: RunConfig, stream: TaskStream, place: Path) -> dict[str, Any]:
-    """Everything but ``seconds`` (and what follows from it) is a function of the configuration and the data."""
+    """Everything but ``seconds`` and ``cpu_seconds`` is a function of the configuration and the data; the latter are of
+    all threads of the process, so that what other work on the machine takes is not in them."""
     names = [task.name for task in stream]
     folders = {0: "00_base", **{i: f"{i:02d}_{name}" for i, name in enumerate(names, start=1)}}
     steps = [place / "steps" / folder for folder in folders.values()]
@@ -29,7 +30,6 @@ def outcome(config: RunConfig, stream: TaskStream, place: Path) -> dict[str, Any
         scores[1:], zero_shot=scores[0], reference="learned", weights=[len(task.test) for task in stream]
     )
     n_pool, n_selected, n_after = zip(*(_counts(step) for step in steps[1:]), strict=True)
-    seconds, flops = _costs(steps, "seconds"), _costs(steps, "flops")
     return {
         "strategy": config.strategy,
         "tasks": names,
@@ -37,8 +37,7 @@ def outcome(config: RunConfig, stream: TaskStream, place: Path) -> dict[str, Any
         "nll_matrix": nll,
         "metrics": metrics,
         **metrics,
-        "seconds": {**seconds, **_saving(seconds["per_step"], n_pool, n_selected)},
-        "flops": {**flops, **_saving(flops["per_step"], n_pool, n_selected)},
+        **{unit: _costs(steps, unit, n_pool, n_selected) for unit in ("seconds", "cpu_seconds", "flops")},
         "n_selected": n_selected,
         "n_pool": n_pool,
         "n_pool_after": n_after,
@@ -72,13 +71,14 @@ def _counts(step: Path) -> tuple[int, int, int]:
     return len(table), int(table["selected"].to_numpy().sum()), int(table["kept"].to_numpy().sum())
 
 
-def _costs(steps: list[Path], key: str) -> dict[str, Any]:
+def _costs(steps: list[Path], unit: str, n_pool: tuple[int, ...], n_selected: tuple[int, ...]) -> dict[str, Any]:
     per_step = []
     for step in steps:
-        row = {stage: read_json(step / stage / "timing.json")[key] for stage in STAGES if is_complete(step / stage)}
+        row = {stage: read_json(step / stage / "timing.json")[unit] for stage in STAGES if is_complete(step / stage)}
         per_step.append({stage: row.get(stage, 0.0) for stage in STAGES})
     total = {stage: sum(row[stage] for row in per_step) for stage in STAGES}
-    return {"total": sum(total.values()), **total, "per_step": per_step}
+    saving = _saving(per_step, n_pool, n_selected)
+    return {"total": sum(total.values()), **total, "per_step": per_step, **saving}
 
 
 def _saving(per_step: list[dict[str, float]], n_pool: tuple[int, ...], n_selected: tuple[int, ...]) -> dict[str, float]:

@@ -24,8 +24,9 @@ def run_cell(cell: Cell, data: Path, cache: Path, scratch: Path | None = None) -
     ``zero_shot`` by task in the stream's order, ``tasks`` their names; ``strict`` the mean of the final scores without
     any tolerance for form; ``final_nll`` the mean of the answers' NLL, which no form enters, ``zero_shot_nll`` that of
     the base (None unless it was evaluated on every task, as for joint training). ``near_duplicates``: the share of what
-    was pruned for good whose group has a sample that stayed, None where nothing was. Seconds and operations are of all
-    steps; selecting is features, selection and pruning together.
+    was pruned for good whose group has a sample that stayed, None where nothing was. Seconds (of one
+    core, so that work beside it is not in them) and operations are of all steps; selecting is features, selection and
+    pruning together.
     """
     config = configuration(cell, data, cache)
     place = Path(tempfile.mkdtemp(dir=scratch, prefix="cell-"))
@@ -49,8 +50,8 @@ def run_cell(cell: Cell, data: Path, cache: Path, scratch: Path | None = None) -
             "zero_shot": found["score_matrix"][0],
             "n_trained": int(sum(found["n_selected"])),
             "near_duplicates": _near_duplicates(place, config),
-            "selection_seconds": found["seconds"]["choosing"],
-            "training_seconds": found["seconds"]["training"],
+            "selection_seconds": found["cpu_seconds"]["choosing"],
+            "training_seconds": found["cpu_seconds"]["training"],
             "selection_flops": found["flops"]["choosing"],
             "training_flops": found["flops"]["training"],
             "version": __version__,

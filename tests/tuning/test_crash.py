@@ -44,7 +44,7 @@ def _content(run: Path) -> dict[str, bytes]:
         if file.is_file() and file.name not in ("timing.json", "metrics.json")
     }
     metrics = json.loads((run / "metrics.json").read_text())
-    metrics.pop("seconds")
+    metrics.pop("seconds"), metrics.pop("cpu_seconds")
     content["metrics.json"] = json.dumps(metrics, sort_keys=True).encode()
     return content
 

@@ -80,7 +80,7 @@ def test_a_run_is_complete_and_its_budgets_are_exact(
         assert all(table["reason"].to_pylist())
     for name in ("average_accuracy", "forgetting", "backward_transfer", "mean_average_accuracy"):
         assert name in metrics and name in metrics["metrics"]
-    for key in ("seconds", "flops"):
+    for key in ("seconds", "cpu_seconds", "flops"):
         assert metrics[key]["training"] > 0 and metrics[key]["total"] >= metrics[key]["training"]
     assert metrics["flops"]["features"] > 0 if pruned else metrics["flops"]["features"] == 0
     assert metrics["versions"]["torch"] and metrics["seed"] == 0
