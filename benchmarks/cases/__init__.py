@@ -9,6 +9,7 @@ from benchmarks.cases import (
     grad_sketch_lora,
     kmeans,
     kmeans_gpu,
+    kmeans_start,
     less,
     project,
     semdedup,
@@ -30,4 +31,5 @@ CASES = (
     *signs.CASES,
     *kmeans.CASES,
     *kmeans_gpu.CASES,
+    *kmeans_start.CASES,
 )

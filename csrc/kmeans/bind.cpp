@@ -298,6 +298,37 @@ void bound_fit(const Arguments& x_arguments, const Arguments& cu_rows, const Arg
   fit(problems, {by_inertia, max_iter, policy(empty), fast}, how);
 }
 
+void bound_plus_plus(const Arguments& x_arguments, const Arguments& cu_rows, const Arguments& cu_clusters,
+                     const std::optional<Arguments>& weights_arguments, const std::vector<Arguments>& frame,
+                     const Arguments& draws_arguments, const Arguments& cu_draws, bool spherical,
+                     const Arguments& ids_arguments, int64_t threads, const std::string& level, const std::string& screen) {
+  const Execution how = execution(threads, level, screen);
+  Matrix x(x_arguments);
+  const int64_t k = on_cpu("ids", ids_arguments, {DType::int64}, 1, Access::write).shape[0];
+  const int64_t n_draws = on_cpu("draws", draws_arguments, {DType::int64}, 1, Access::read).shape[0];
+  const std::vector<int64_t> rows = bounds("cu_rows", cu_rows, x.count()), clusters = bounds("cu_clusters", cu_clusters, k);
+  const std::vector<int64_t> first_draws = bounds("cu_draws", cu_draws, n_draws);
+  if (clusters.size() != rows.size() || first_draws.size() != rows.size())
+    fail("cu_clusters and cu_draws: must be as long as cu_rows");
+  const Frames frames(frame, static_cast<int64_t>(rows.size()) - 1, x.columns(), x);
+  const double* weights = weights_arguments ? doubles("weights", *weights_arguments, {x.count()}) : nullptr;
+  const auto* draws = plain<const int64_t>("draws", draws_arguments, DType::int64, {n_draws}, Access::read);
+  if (!std::all_of(draws, draws + n_draws, [](int64_t draw) { return draw >= 0; })) fail("draws: must not be negative");
+  auto* ids = output<int64_t>("ids", ids_arguments, DType::int64, {k});
+  std::vector<Start> starts;
+  for (size_t b = 0; b + 1 < rows.size(); ++b) {
+    const int64_t count = clusters[b + 1] - clusters[b], drawn = first_draws[b + 1] - first_draws[b];
+    if (count < 1 || count > rows[b + 1] - rows[b]) fail("cu_clusters: a problem has from one cluster to as many as rows");
+    const int64_t candidates = count == 1 ? 1 : (drawn - 1) / (count - 1);
+    if (candidates < 1 || drawn != 1 + (count - 1) * candidates)
+      fail("cu_draws: a problem needs one draw, and as many again for each further cluster");
+    starts.push_back({x.rows(static_cast<int64_t>(b), rows[b], rows[b + 1], spherical), frames.of(static_cast<int64_t>(b)),
+                      weights == nullptr ? nullptr : weights + rows[b], count, candidates, draws + first_draws[b],
+                      ids + clusters[b]});
+  }
+  plus_plus(starts, how);
+}
+
 }  // namespace
 
 void bind_kmeans(py::module_& module) {
@@ -317,6 +348,9 @@ void bind_kmeans(py::module_& module) {
   module.def("kmeans_accumulate", &bound_accumulate, GilReleased(), "x"_a, "centroids"_a, "weights"_a, "frame"_a,
              "spherical"_a, "fast"_a, "outputs"_a, "threads"_a, "cpu_level"_a = "", "screen"_a = "",
              "Fill outputs (labels, distances, sums, weights, sizes, inertia); CPU.");
+  module.def("kmeans_plus_plus", &bound_plus_plus, GilReleased(), "x"_a, "cu_rows"_a, "cu_clusters"_a, "weights"_a,
+             "frame"_a, "draws"_a, "cu_draws"_a, "spherical"_a, "ids"_a, "threads"_a, "cpu_level"_a = "", "screen"_a = "",
+             "Fill ids int64 [sum K] with rows, counted in each problem, by greedy k-means++ from draws of 63 bits; CPU.");
   module.def("kmeans_fit", &bound_fit, GilReleased(), "x"_a, "cu_rows"_a, "cu_clusters"_a, "centroids"_a, "weights"_a,
              "frame"_a, "threshold"_a, "by_inertia"_a, "max_iter"_a, "empty"_a, "spherical"_a, "fast"_a, "outputs"_a,
              "known"_a, "threads"_a, "cpu_level"_a = "", "screen"_a = "",

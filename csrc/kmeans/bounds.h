@@ -23,7 +23,8 @@ class Bounds {
     for (const auto* part : {&norm_, &lower_}) std::fill(part->get(), part->get() + count_, 0.0f);
   }
 
-  void set_norm(int64_t row, double norm) { norm_[row] = static_cast<float>(norm); }
+  // The rows' scaled norms, to be set.
+  float* norms() { return norm_.get(); }
 
   // Takes bounds on a row's distances without a scale, `upper` to the own centroid and `lower` to any other one; false where
   // they prove nothing. meet() has been called; see give(). The norm of a row that is not packed is bounded as well.

@@ -40,7 +40,7 @@ class Lloyd {
         labels_(n_tiles_ * kernels_.tile_rows), wanted_(n_tiles_) {}
 
   void run() {
-    if (tiled_) pack_tiles();
+    if (tiled_) pack_tiles(kernels_, packing_, rows_, packed_.get(), bounds_.norms(), threads_);
     else std::fill(is_packed_.get(), is_packed_.get() + rows_.count, uint8_t{0});
     centroids_.set(problem_.state, threads_);
     std::fill(labels_.get(), labels_.get() + n_tiles_ * kernels_.tile_rows, 0);
@@ -81,27 +81,6 @@ class Lloyd {
     return ~uint64_t{0} >> (64 - std::min(kernels_.tile_rows, rows_.count - tile * kernels_.tile_rows));
   }
 
-  // All rows, as tiles.
-  void pack_tiles() {
-    const int64_t height = kernels_.tile_rows, words = packing_.words;
-    parallel_for(tasks_for(n_tiles_, kTiles), threads_, [&](int64_t task) {
-      const Buffer<double> y(rows_.padded);
-      const Buffer<uint32_t> apart(height * words);
-      for (int64_t tile = task * kTiles; tile < std::min(n_tiles_, (task + 1) * kTiles); ++tile) {
-        const int64_t first = tile * height, count = std::min(height, rows_.count - first);
-        const uint32_t* row_words[kMaxTileRows];
-        for (int64_t r = 0; r < count; ++r) {
-          uint32_t* to = apart.get() + r * words;
-          if (first + r + kAhead < rows_.count) rows_.prefetch(first + r + kAhead);
-          bounds_.set_norm(first + r, packing_.row(rows_, first + r, y.get(), to));
-          row_words[r] = to;
-        }
-        std::fill(row_words + count, row_words + height, row_words[0]);
-        kernels_.transpose(row_words, words, packed_.get() + first * words);
-      }
-    });
-  }
-
   // Rows of words, those that are not yet packed; what each of them is, in their order.
   std::vector<const uint32_t*> pack(const std::vector<int64_t>& ids) {
     const Buffer<double> y(rows_.padded);
@@ -112,7 +91,7 @@ class Lloyd {
       uint32_t* place = packed_.get() + ids[i] * packing_.words;
       words.push_back(place);
       if (is_packed_[ids[i]] != 0) continue;
-      bounds_.set_norm(ids[i], packing_.row(rows_, ids[i], y.get(), place));
+      bounds_.norms()[ids[i]] = static_cast<float>(packing_.row(rows_, ids[i], y.get(), place));
       is_packed_[ids[i]] = 1;
     }
     return words;

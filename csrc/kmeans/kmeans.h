@@ -50,6 +50,18 @@ struct Problem {
 
 void fit(const std::vector<Problem>& problems, const Options& options, const Execution& how);
 
+// Where one problem starts: `count` of its rows by greedy k-means++.
+struct Start {
+  Rows rows;
+  Frame frame;
+  const double* weights;      // [rows] or null
+  int64_t count, candidates;  // candidates for each row but the first
+  const int64_t* draws;       // [1 + (count - 1) * candidates], from 0 to 2^63 - 1
+  int64_t* ids;               // [count]
+};
+
+void plus_plus(const std::vector<Start>& starts, const Execution& how);
+
 // Calls one(problem, execution) for each: small problems at the same time on one thread each, the others on all threads.
 // starts [problems + 1]: first rows.
 void for_each_problem(const std::vector<int64_t>& starts, const Execution& how,

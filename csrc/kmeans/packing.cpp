@@ -3,6 +3,8 @@
 #include <cmath>
 #include <limits>
 
+#include "../common/parallel.h"
+
 namespace adaptinf::kmeans {
 
 namespace {
@@ -46,6 +48,29 @@ Slack Packing::centroid(const double* c, uint32_t* scratch, uint32_t* out, int64
                           scratch + data_words_);
   for (int64_t word = 0; word < words; ++word) out[word * stride] = scratch[word];
   return slack;
+}
+
+void pack_tiles(const Kernels& kernels, const Packing& packing, const Rows& rows, uint32_t* tiles, float* norms,
+                int threads) {
+  constexpr int64_t kTiles = 16;  // of a task
+  constexpr int64_t kAhead = 8;   // rows whose memory is asked for before they are read
+  const int64_t height = kernels.tile_rows, words = packing.words, n_tiles = (rows.count + height - 1) / height;
+  parallel_for((n_tiles + kTiles - 1) / kTiles, threads, [&](int64_t task) {
+    const Buffer<double> y(rows.padded);
+    const Buffer<uint32_t> apart(height * words);
+    for (int64_t tile = task * kTiles; tile < std::min(n_tiles, (task + 1) * kTiles); ++tile) {
+      const int64_t first = tile * height, count = std::min(height, rows.count - first);
+      const uint32_t* row_words[kMaxTileRows];
+      for (int64_t r = 0; r < count; ++r) {
+        uint32_t* to = apart.get() + r * words;
+        if (first + r + kAhead < rows.count) rows.prefetch(first + r + kAhead);
+        norms[first + r] = static_cast<float>(packing.row(rows, first + r, y.get(), to));
+        row_words[r] = to;
+      }
+      std::fill(row_words + count, row_words + height, row_words[0]);
+      kernels.transpose(row_words, words, tiles + first * words);
+    }
+  });
 }
 
 }  // namespace adaptinf::kmeans

@@ -93,5 +93,8 @@ class Packing {
   const double growth;
 };
 
+// Packs all rows as tiles [tile][words][tile_rows], the last one filled up; norms [rows]: their scaled norms, rounded.
+void pack_tiles(const Kernels& kernels, const Packing& packing, const Rows& rows, uint32_t* tiles, float* norms,
+                int threads);
 
 }  // namespace adaptinf::kmeans

@@ -50,6 +50,7 @@ def outcomes_of(
         ]
     lines += ["assert not any(read) and all(word == -1 for word in written), 'memory was written'"]
     lines += [*right, "print(json.dumps(found))"]
-    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
+    script = "\n".join(lines)
+    done = subprocess.run([sys.executable, "-"], input=script, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"died in {done.stderr[-800:]}"
     return json.loads(done.stdout)

@@ -65,7 +65,13 @@ int main() {
             again.known = {known.get(), upper.get(), lower.get(), products.get()};
             fit({again}, {false, 2, empty, false}, how);
             fit({again}, {false, 2, empty, false}, how);
-            calls += 12;
+            constexpr int64_t kCandidates = 3;
+            const auto draws = numbers<int64_t>(1 + (k - 1) * kCandidates);
+            for (int64_t i = 0; i < 1 + (k - 1) * kCandidates; ++i)
+              draws[static_cast<size_t>(i)] = static_cast<int64_t>(static_cast<uint64_t>(i + 1) * 0x9e3779b97f4a7c15 >> 1);
+            plus_plus({{rows, frame, weights.get(), k, kCandidates, draws.get(), labels.get()}}, how);
+            plus_plus({{rows, frame, nullptr, 1, kCandidates, draws.get(), labels.get()}}, how);
+            calls += 14;
           }
   std::printf("%d\n", calls);
 }

@@ -93,6 +93,30 @@ def assign(
     return ids, found
 
 
+def plus_plus(
+    x: Tensor,
+    cu_rows: Tensor,
+    cu_clusters: Tensor,
+    weights: Tensor | None,
+    frame: Frame,
+    draws: Tensor,
+    cu_draws: Tensor,
+    spherical: bool,
+) -> Tensor:
+    ids = torch.empty(int(cu_clusters[-1]), dtype=torch.int64)
+    _native.native().kmeans_plus_plus(
+        _native.view(x),
+        *_views(cu_rows, cu_clusters),
+        None if weights is None else _native.view(weights),
+        _views(*frame),
+        *_views(draws, cu_draws),
+        spherical,
+        _native.view(ids),
+        _native.threads(),
+    )
+    return ids
+
+
 def accumulate(
     x: Tensor, centroids: Tensor, weights: Tensor | None, frame: Frame, spherical: bool, fast: bool
 ) -> Assigned:
@@ -173,7 +197,18 @@ def fit_known(x: Tensor, cu_rows: Tensor, *inputs: Any) -> tuple[Fit, Known, Ten
 
 _PRIMITIVES = {
     function.__name__: function
-    for function in (extremes, column_sums, hashes, square_sums, distances, assign, accumulate, fit, fit_known)
+    for function in (
+        extremes,
+        column_sums,
+        hashes,
+        square_sums,
+        distances,
+        assign,
+        plus_plus,
+        accumulate,
+        fit,
+        fit_known,
+    )
 }
 
 

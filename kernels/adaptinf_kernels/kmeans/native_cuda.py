@@ -8,6 +8,7 @@ import torch
 from adaptinf_kernels import _native
 from adaptinf_kernels.kmeans.arithmetic import Frame
 from adaptinf_kernels.kmeans.ops import Assigned, Empty, Extremes, Fit
+from adaptinf_kernels.kmeans.plus_plus import by_distances
 from torch import Tensor
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -109,6 +110,10 @@ def fit(
     return _fit(x, cu_rows, cu_clusters, centroids, weights, frame, threshold, max_iter, options)[0]
 
 
+def plus_plus(x: Tensor, *inputs: Any) -> Tensor:
+    return by_distances(distances, x, *inputs)
+
+
 def accumulate(
     x: Tensor, centroids: Tensor, weights: Tensor | None, frame: Frame, spherical: bool, fast: bool
 ) -> Assigned:
@@ -181,5 +186,6 @@ def _views(*tensors: Tensor) -> list[Any]:
 
 
 _PRIMITIVES = {
-    function.__name__: function for function in (extremes, column_sums, square_sums, distances, assign, accumulate, fit)
+    function.__name__: function
+    for function in (extremes, column_sums, square_sums, distances, assign, plus_plus, accumulate, fit)
 }

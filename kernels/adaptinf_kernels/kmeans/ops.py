@@ -137,6 +137,25 @@ def accumulate(
     return OP(impl, "accumulate", x, centroids, weights, frame, spherical, fast)
 
 
+def plus_plus(
+    impl: str,
+    x: Tensor,
+    cu_rows: Tensor,
+    cu_clusters: Tensor,
+    weights: Tensor | None,
+    frame: Frame,
+    draws: Tensor,
+    cu_draws: Tensor,
+    spherical: bool,
+) -> Tensor:
+    """Greedy k-means++: int64 [sum K], which rows to start from, counted in each problem; see ``plus_plus.py``.
+
+    Problem b has the ``draws`` (int64 on the CPU, 0 to 2^63 - 1) from ``cu_draws[b]`` on: one, and then as many for
+    each further cluster as there are candidates for it, 1 + (K - 1) c in all.
+    """
+    return OP(impl, "plus_plus", x, cu_rows, cu_clusters, weights, frame, draws, cu_draws, spherical)
+
+
 def fit(
     impl: str,
     x: Tensor,

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterable
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -63,18 +64,8 @@ def fit_in_memory(
         centroids, frame = start_given(init, x.dtype, place, heaviest, layout, options)
     else:
         frame = start_frame(place, heaviest, layout, options)
-        drawn = []
-        for problem in range(layout.problems):
-            part = slice(int(cu_rows[problem]), int(cu_rows[problem + 1]))
-            rows = InMemory(
-                x[part],
-                None if weights is None else weights[part],
-                frame.of(problem),
-                partial(ops.accumulate, impl, spherical=spherical, fast=options.fast),
-            )
-            k = int(layout.cu_clusters[problem + 1] - layout.cu_clusters[problem])
-            drawn.append(draw(rows, k, init, frame.of(problem), options))
-        centroids = as_centroids(torch.cat(drawn), x.dtype, spherical)
+        drawn = _draw_each(x, cu_rows, layout.cu_clusters, init, weights, frame, options)
+        centroids = as_centroids(drawn, x.dtype, spherical)
     inputs = (
         x, cu_rows, layout.cu_clusters, centroids, weights, frame, threshold, options.stop == "inertia",
         options.max_iter, options.refill, spherical, options.fast,
@@ -88,6 +79,24 @@ def fit_in_memory(
         known = recall(former, keys, cu_rows, layout.cu_clusters, torch.as_tensor(init), centroids)
     fit, known, products = ops.fit_known(impl, *inputs, known)
     return Fitted(fit, frame, Memory(keys, known, layout.cu_clusters, products) if options.remember else None), finite
+
+
+def _draw_each(
+    x: Tensor, cu_rows: Tensor, cu_clusters: Tensor, init: str, weights: Tensor | None, frame: Frame, options: Options
+) -> Tensor:
+    """Starting rows [sum K, d]."""
+    impl, spherical = options.impl, options.spherical
+    if init == "k-means++":
+        return start.plus_plus_of_each(x, cu_rows, cu_clusters, weights, options.seed, frame, spherical, impl)
+    accumulate = partial(ops.accumulate, impl, spherical=spherical, fast=options.fast)
+    drawn = []
+    for problem, ((first, last), k) in enumerate(
+        zip(pairwise(cu_rows.tolist()), cu_clusters.diff().tolist(), strict=True)
+    ):
+        part = None if weights is None else weights[first:last]
+        rows = InMemory(x[first:last], part, frame.of(problem), accumulate)
+        drawn.append(draw(rows, k, init, frame.of(problem), options))
+    return torch.cat(drawn)
 
 
 def _no_problem(x: Tensor) -> Fitted:

@@ -18,6 +18,7 @@ from adaptinf_kernels.kmeans.arithmetic import (
 )
 from adaptinf_kernels.kmeans.lloyd import lloyd
 from adaptinf_kernels.kmeans.ops import Assigned, Empty, Extremes, Fit, Known
+from adaptinf_kernels.kmeans.plus_plus import by_distances
 from adaptinf_kernels.kmeans.rows import InMemory
 from torch import Tensor
 
@@ -112,6 +113,10 @@ def assign(
     return ids, found
 
 
+def plus_plus(x: Tensor, *inputs: Any) -> Tensor:
+    return by_distances(distances, x, *inputs)
+
+
 def accumulate(
     x: Tensor, centroids: Tensor, weights: Tensor | None, frame: Frame, spherical: bool, fast: bool
 ) -> Assigned:
@@ -178,7 +183,18 @@ def fit_known(x: Tensor, cu_rows: Tensor, cu_clusters: Tensor, *inputs: Any) -> 
 
 _PRIMITIVES = {
     function.__name__: function
-    for function in (extremes, column_sums, hashes, square_sums, distances, assign, accumulate, fit, fit_known)
+    for function in (
+        extremes,
+        column_sums,
+        hashes,
+        square_sums,
+        distances,
+        assign,
+        plus_plus,
+        accumulate,
+        fit,
+        fit_known,
+    )
 }
 
 

@@ -49,11 +49,40 @@ def _first_of_each(rows: Rows, numbers: np.ndarray, frame: Frame, spherical: boo
 def plus_plus(rows: Rows, k: int, seed: int, frame: Frame, spherical: bool, impl: str) -> Tensor:
     """Greedy k-means++: rows [K, d] of x, on a sample drawn by the seed where there are more than ``SAMPLE`` K rows."""
     generator = np.random.default_rng(seed)
-    numbers = np.arange(rows.count)
-    if rows.count > SAMPLE * k:
-        numbers = np.sort(generator.choice(rows.count, size=SAMPLE * k, replace=False))
-    x, weights = rows.fetch(torch.from_numpy(numbers))
-    return x[_draw(x, weights, k, generator, frame, spherical, impl)]
+    sample = _sample(rows.count, k, generator)
+    x, weights = rows.fetch(torch.arange(rows.count) if sample is None else sample)
+    return x[_chosen(x, weights, k, _words(k, generator), frame, spherical, impl)]
+
+
+def plus_plus_of_each(
+    x: Tensor, cu_rows: Tensor, cu_clusters: Tensor, weights: Tensor | None, seed: int, frame: Frame, spherical: bool,
+    impl: str,
+) -> Tensor:  # fmt: skip
+    """The same for each problem of a batch in memory, with the same rows for each as alone: [sum K, d]."""
+    plans: dict[tuple[int, int], tuple[Tensor | None, Tensor]] = {}  # of problems of one kind
+    samples, draws = [], []
+    for n, k in zip(cu_rows.diff().tolist(), cu_clusters.diff().tolist(), strict=True):
+        kind = (n if n > SAMPLE * k else 0, k)
+        if kind not in plans:
+            generator = np.random.default_rng(seed)
+            plans[kind] = _sample(n, k, generator), _words(k, generator)
+        sample, words = plans[kind]
+        samples.append(sample)
+        draws.append(words)
+    if any(sample is not None for sample in samples):
+        firsts, counts = cu_rows[:-1].tolist(), cu_rows.diff().tolist()
+        parts = [
+            first + (torch.arange(n) if sample is None else sample)
+            for first, n, sample in zip(firsts, counts, samples, strict=True)
+        ]
+        numbers = torch.cat(parts).to(x.device)
+        x, weights = x[numbers], None if weights is None else weights[numbers]
+        cu_rows = _bounds([len(part) for part in parts])
+    ids = ops.plus_plus(
+        impl, x, cu_rows, cu_clusters, weights, frame, torch.cat(draws), _bounds([len(words) for words in draws]),
+        spherical,
+    )  # fmt: skip
+    return x[ids + cu_rows[:-1].repeat_interleave(cu_clusters.diff()).to(ids.device)]
 
 
 def parallel(rows: Rows, k: int, seed: int, frame: Frame, spherical: bool, impl: str) -> Tensor:
@@ -83,47 +112,33 @@ def parallel(rows: Rows, k: int, seed: int, frame: Frame, spherical: bool, impl:
         rest = np.setdiff1d(np.arange(rows.count), drawn.numpy())[: k - len(x)]
         return torch.cat([x, rows.fetch(torch.from_numpy(rest))[0]])
     weights = rows.accumulate(_as_centroids(x, spherical)).weights.double() / frame.weight_scale
-    return x[_draw(x, weights, k, generator, frame, spherical, impl)]
+    return x[_chosen(x, weights, k, _words(k, generator), frame, spherical, impl)]
 
 
 def _as_centroids(x: Tensor, spherical: bool) -> Tensor:
     return (unit(x.double()) if spherical else x).to(state_dtype(x.dtype))
 
 
-def _draw(
-    x: Tensor,
-    weights: Tensor | None,
-    k: int,
-    generator: np.random.Generator,
-    frame: Frame,
-    spherical: bool,
-    impl: str,
+def _sample(n: int, k: int, generator: np.random.Generator) -> Tensor | None:
+    """Rows of n that are looked at, ascending; None where all are."""
+    if n <= SAMPLE * k:
+        return None
+    return torch.from_numpy(np.sort(generator.choice(n, size=SAMPLE * k, replace=False)))
+
+
+def _words(k: int, generator: np.random.Generator) -> Tensor:
+    """Draws of k-means++, 63 bits each: one, and ``2 + floor(log k)`` for the candidates of each further cluster."""
+    draws = 1 + (k - 1) * (2 + int(math.log(k)))
+    return torch.from_numpy(generator.integers(2**63, size=draws, dtype=np.uint64).astype(np.int64))
+
+
+def _chosen(
+    x: Tensor, weights: Tensor | None, k: int, words: Tensor, frame: Frame, spherical: bool, impl: str
 ) -> Tensor:
-    """Places of k rows. Each next one is the best of ``2 + floor(log k)`` drawn with chance ``w_i d_i / sum w d``."""
-    origin, centers = frame.origin[0], unit(x.double()) if spherical else x.double()
-    candidates = 2 + int(math.log(k))
-    potential = integers(torch.ones_like(centers[:, 0]), weights, frame.weight_scale)
-    if not potential.any():
-        potential = torch.ones_like(potential)
-    chosen = _pick(potential, generator, 1)
-    nearest = torch.full_like(centers[:, 0], math.inf)
-    nearest = ops.distances(impl, x, origin, centers[chosen], nearest, spherical)[:, 0]
-    while len(chosen) < k:
-        nearest = torch.where(nearest > frame.rounding, nearest, 0.0)
-        potential = integers(nearest, weights, frame.inertia_scale)
-        if not potential.any():  # all other rows are copies of chosen ones
-            rest = np.setdiff1d(np.arange(len(x)), chosen.cpu().numpy())[: k - len(chosen)]
-            return torch.cat([chosen, torch.from_numpy(rest).to(chosen.device)])
-        trial = _pick(potential, generator, candidates)
-        reduced = ops.distances(impl, x, origin, centers[trial], nearest, spherical)
-        best = int(integers(reduced, weights, frame.inertia_scale).sum(0).argmin())
-        chosen, nearest = torch.cat([chosen, trial[best : best + 1]]), reduced[:, best]
-    return chosen
+    """k-means++ of one problem."""
+    rows, clusters, draws = (_bounds([count]) for count in (len(x), k, len(words)))
+    return ops.plus_plus(impl, x, rows, clusters, weights, frame, words, draws, spherical)
 
 
-def _pick(potential: Tensor, generator: np.random.Generator, count: int) -> Tensor:
-    """Places drawn with chances in proportion to the integers of ``potential``."""
-    cumulative = potential.cumsum(0)
-    whole = int(cumulative[-1])
-    targets = [int(u) * whole >> 63 for u in generator.integers(2**63, size=count, dtype=np.uint64)]
-    return torch.searchsorted(cumulative, torch.tensor(targets, device=cumulative.device), right=True)
+def _bounds(counts: list[int]) -> Tensor:
+    return torch.tensor([0, *counts]).cumsum(0)

@@ -21,7 +21,7 @@ from torch import Tensor
 if not build_info()["native"]:
     pytest.skip(build_info()["reason"], allow_module_level=True)
 
-SCREENED = ("kmeans_fit", "kmeans_assign", "kmeans_accumulate")
+SCREENED = ("kmeans_fit", "kmeans_assign", "kmeans_accumulate", "kmeans_plus_plus")
 
 
 def _ways() -> list[dict[str, str]]:
@@ -192,7 +192,11 @@ def check_fit(
     accumulate = (*part, None if weights is None else weights[cu_rows[last] :], frame.of(last), spherical, False)
     several = int(min(3, cu_clusters.diff().min()))
     assign = [(x, cu_rows, cu_clusters, expected.centroids, frame.origin, m, spherical, False) for m in (1, several)]
-    calls = [("accumulate", accumulate), *(("assign", arguments) for arguments in assign)]
+    counts = torch.tensor([1 + (len(one) - 1) * 3 for one in starts])
+    draws = torch.randint(2**63 - 1, (int(counts.sum()),), generator=torch.Generator().manual_seed(0))
+    cu_draws = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    plus_plus = (x, cu_rows, cu_clusters, weights, frame, draws, cu_draws, spherical)
+    calls = [("accumulate", accumulate), *(("assign", arguments) for arguments in assign), ("plus_plus", plus_plus)]
     wanted = [reference.run(name, *arguments) for name, arguments in calls]
     again = (*fit[:3], expected.centroids, *fit[4:])
     expected_again = reference.run("fit", *again)
@@ -205,7 +209,7 @@ def check_fit(
         compare(found, expected_again, f"fit with bounds, {way}")
         check_known(known, x, cu_rows, cu_clusters, expected_again, spherical)
         for (name, arguments), result in zip(calls, wanted, strict=True):
-            compare(native.run(name, *arguments), result, f"{name}, {way}")
+            compare(*map(parts, (native.run(name, *arguments), result)), f"{name}, {way}")
 
 
 def check_known(known: Known, x: Tensor, cu_rows: Tensor, cu_clusters: Tensor, fit: Fit, spherical: bool) -> None:
@@ -218,6 +222,10 @@ def check_known(known: Known, x: Tensor, cu_rows: Tensor, cu_clusters: Tensor, f
         own = np.arange(stop - cluster) == labels[row:end, None]
         assert (np.where(own, away, 0).max(1) <= known.upper[row:end].numpy()).all()
         assert (np.where(own, np.inf, away).min(1) >= known.lower[row:end].numpy()).all()
+
+
+def parts(result: Any) -> list[Tensor]:
+    return [result] if isinstance(result, Tensor) else list(result)
 
 
 def compare(found: Any, expected: Any, what: str) -> None:
@@ -246,10 +254,19 @@ def test_passes_equal_the_reference(dtype: torch.dtype, everywhere: Callable[[],
     ]
     for name, arguments in calls:
         expected = reference.run(name, *arguments)
-        expected = [expected] if isinstance(expected, Tensor) else expected
         for way in everywhere():
-            found = native.run(name, *arguments)
-            compare([found] if isinstance(found, Tensor) else found, expected, f"{name}, {way}")
+            compare(*map(parts, (native.run(name, *arguments), expected)), f"{name}, {way}")
+
+
+def test_plus_plus_among_rows_without_weight(everywhere: Callable[[], Iterator[str]]) -> None:
+    """A sample of a problem may hold none of the rows that have weight: then all are alike, and nothing is far."""
+    x, bounds, weights = noise(300, 5), torch.tensor([0, 300]), torch.zeros(300, dtype=torch.float64)
+    draws = torch.randint(2**63 - 1, (19,), generator=torch.Generator().manual_seed(0))
+    call = (x, bounds, torch.tensor([0, 7]), weights, frame_of(x, bounds, None, False), draws, torch.tensor([0, 19]))
+    expected = reference.run("plus_plus", *call, False)
+    assert expected[0] > 6 and expected[1:].tolist() == [0, 1, 2, 3, 4, 5]
+    for _ in everywhere():
+        assert torch.equal(native.run("plus_plus", *call, False), expected)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

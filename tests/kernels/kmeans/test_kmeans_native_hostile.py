@@ -56,6 +56,17 @@ ASSIGN = {name: FIT[name] for name in ("x", "cu_rows", "cu_clusters", "centroids
 }
 
 
+PLUS_PLUS = {name: FIT[name] for name in ("x", "cu_rows", "cu_clusters", "weights", "frame")} | {
+    "draws": written(3, at="FEW"),
+    "cu_draws": written(2, at="DRAWS"),
+    "spherical": "False",
+    "ids": written(2),
+    "threads": "2",
+    "cpu_level": "''",
+    "screen": "''",
+}
+
+
 def call(function: str, defaults: dict[str, str], changes: dict[str, str]) -> str:
     assert changes.keys() <= defaults.keys()
     return f"_C.kmeans_{function}({', '.join({**defaults, **changes}.values())})"
@@ -67,6 +78,10 @@ def fit(**changes: str) -> str:
 
 def assign(**changes: str) -> str:
     return call("assign", ASSIGN, changes)
+
+
+def plus_plus(**changes: str) -> str:
+    return call("plus_plus", PLUS_PLUS, changes)
 
 
 def outputs(place: int, other: str) -> str:
@@ -144,6 +159,19 @@ HOSTILE = {
     assign(ids="(Q, [4, 2], [3, 1], 64, 1, 0)"): "ids: must be contiguous",
     assign(distances=written(4, 2)): "distances: dtype",
     assign(origin=read(2, 3)): "origin: must be",
+    plus_plus(ids=written(2, dtype=F64)): "ids: dtype",
+    plus_plus(ids=written(3)): "cu_clusters: must run from 0 to 3",
+    plus_plus(ids=f"(0, [2], [1], {I64}, 1, 0)"): "ids: null",
+    plus_plus(draws=written(3, at="LESS")): "cu_draws: must run from 0 to 3|draws: must not be negative",
+    plus_plus(draws=written(4, at="LESS"), cu_draws=written(2, at="ROWS")): "draws: must not be negative",
+    plus_plus(draws=read(3)): "draws: dtype",
+    plus_plus(cu_draws=written(2, at="CLUSTERS")): "cu_draws: must run from 0 to 3",
+    plus_plus(draws=written(1, at="FEW"), cu_draws=written(2, at="ONE")): "cu_draws: a problem needs one draw",
+    plus_plus(cu_draws=written(3, at="DOUBLE"), draws=written(2, at="FEW")): "must be as long as cu_rows",
+    plus_plus(ids=written(5), cu_clusters=written(2, at="FIVE")): "from one cluster to as many as rows",
+    plus_plus(weights=read(3)): r"weights: must be \[4\]",
+    plus_plus(frame="[]"): "frame: must be",
+    plus_plus(threads="0"): "threads",
     f"_C.kmeans_extremes({FIT['x']}, {FIT['cu_rows']}, [], 1)": "outputs: must be",
     f"_C.kmeans_column_sums({FIT['x']}, {FIT['cu_rows']}, {read(2)}, {written(1, 3)}, 1)": "scale: must be",
     f"_C.kmeans_hashes({FIT['x']}, {written(3)}, 1)": r"out: must be \[4\]",
@@ -156,11 +184,12 @@ HOSTILE = {
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, str]:
     bounds = [
-        "bounds = (ctypes.c_int64 * 20)(0, 4, 0, 2, 0, 5, 4, 0, 1, 2, 0, 4, 4, 0, 0, 2, 0, 1, -1, -2)",
-        "places = (ctypes.addressof(bounds) + 8 * at for at in (0, 2, 4, 7, 10, 13, 16))",
-        "ROWS, CLUSTERS, FALLING, DOUBLE, NONE, SECOND, LESS = places",
+        "numbers = 0, 4, 0, 2, 0, 5, 4, 0, 1, 2, 0, 4, 4, 0, 0, 2, 0, 1, -1, -2, 0, 3, 5, 2**62, 0, 1, 0, 5",
+        "bounds = (ctypes.c_int64 * len(numbers))(*numbers)",
+        "places = (ctypes.addressof(bounds) + 8 * at for at in (0, 2, 4, 7, 10, 13, 16, 20, 21, 24, 26))",
+        "ROWS, CLUSTERS, FALLING, DOUBLE, NONE, SECOND, LESS, DRAWS, FEW, ONE, FIVE = places",
     ]
-    right = [fit(), fit(known=known(0, read(4, dtype=I64))), assign()]
+    right = [fit(), fit(known=known(0, read(4, dtype=I64))), assign(), plus_plus()]
     return outcomes_of(HOSTILE, setup=bounds, right=right)
 
 
@@ -173,4 +202,4 @@ def test_hostile_numbers_raise(outcomes: dict[str, str], one: str) -> None:
 def test_no_sanitizer_complains(repository: Path, tmp_path: Path) -> None:
     """Every primitive on memory of exactly the inputs' sizes, under AddressSanitizer and UBSan."""
     sources = ["kmeans", "common/parallel.cpp", "grad_sketch/kernels_cpu.cpp"]
-    assert run_sanitized(repository, tmp_path, "native_kmeans_driver.cpp", sources) >= 12 * 4 * 6 * 2 * 3
+    assert run_sanitized(repository, tmp_path, "native_kmeans_driver.cpp", sources) >= 14 * 4 * 6 * 2 * 3

@@ -83,6 +83,13 @@ def problem(shape: str, kind: str, dtype: torch.dtype, spherical: bool, weighted
     return Problem(x, cu_rows, cu_clusters, centroids, weights, Place(origin, reach, rows), frame)
 
 
+def draws_of(cu_clusters: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Draws of k-means++ for two candidates, or three where there are more than ten clusters, and their bounds."""
+    counts = [1 + (k - 1) * (2 + (k > 10)) for k in cu_clusters.diff().tolist()]
+    draws = torch.randint(2**63 - 1, (sum(counts),), generator=torch.Generator().manual_seed(seed))
+    return draws, torch.tensor([0, *counts]).cumsum(0)
+
+
 def assert_same_bits(impl: str, primitive: str, *inputs: Any) -> None:
     reasons = ops.OP.not_supported_reasons(impl, primitive, *inputs)
     if reasons:
@@ -122,6 +129,8 @@ def test_bits(shape: str, kind: str, spherical: bool, optimised: str) -> None:
         assert_same_bits(optimised, "accumulate", one[:0], clusters, None, frame.of(len(cu_rows) - 2), spherical, False)
         targets = clusters.double()[:11]
         limit = ops.distances("reference", one, place.origin[-1], targets[:1], None, spherical)[:, 0]
+        draws = draws_of(cu_clusters, seed=turn)
+        assert_same_bits(optimised, "plus_plus", x, cu_rows, cu_clusters, weights, frame, *draws, spherical)
         assert_same_bits(optimised, "distances", one, place.origin[-1], targets, None, spherical)
         assert_same_bits(optimised, "distances", one, place.origin[-1], targets, limit, spherical)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from adaptinf_kernels import kmeans
-from adaptinf_kernels.kmeans import start
+from adaptinf_kernels.kmeans.plus_plus import pick
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -254,8 +254,8 @@ def test_threads_change_no_bit(impl: str) -> None:
 
 
 def test_draws_are_in_proportion_to_integers() -> None:
-    generator = np.random.default_rng(0)
-    picked = start._pick(torch.tensor([0, 1, 0, 3]), generator, 2000)
+    words = np.random.default_rng(0).integers(2**63, size=2000, dtype=np.uint64).tolist()
+    picked = pick(torch.tensor([0, 1, 0, 3]), words)
     counts = torch.bincount(picked, minlength=4).tolist()
     assert counts[0] == counts[2] == 0
     assert counts[3] == pytest.approx(1500, abs=5 * np.sqrt(2000 * 0.75 * 0.25))
