@@ -144,6 +144,9 @@ class FeatureConfig:
         "auto", "tokens a batch of the pass over the pool; auto: what the device holds", at_least=1
     )
     on_nonfinite: Literal["raise", "drop", "zero"] = _option("raise", "what to do with a NaN or infinite feature")
+    refresh: Literal["step", "arrival"] = _option(
+        "step", "measure the whole pool at every step (paper), or each sample once, by the model that it arrives at"
+    )
 
     def __post_init__(self) -> None:
         try:

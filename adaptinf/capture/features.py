@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,13 +82,48 @@ class Features:
             raise IdentityError(
                 f"features differ in {', '.join(keys)}", remedy="extract both with one model and configuration"
             )
+        return self._joined(other, self.identity)
+
+    def take(self, ids: Collection[str]) -> Features:
+        """What there is of these samples, in this order of rows; it cost nothing."""
+        rows = [row for row, id in enumerate(self.ids) if id in ids]
+        of = lambda part: None if part is None else part[rows]  # noqa: E731
+        return Features(
+            ids=[self.ids[row] for row in rows],
+            sketch=of(self.sketch),
+            hidden=of(self.hidden),
+            scores={name: column[rows] for name, column in self.scores.items()},
+            identity=self.identity,
+            dropped=[(id, reason) for id, reason in self.dropped if id in ids],
+            zeroed=[id for id in self.zeroed if id in ids],
+            direction=of(self.direction),
+        )
+
+    def then(self, other: Features) -> Features:
+        """These rows, then those of samples that arrived later and were measured by the model of that time.
+
+        The identity is the other's, with the weights and adapter of each time under ``arrivals``. Raises IdentityError
+        when anything else differs.
+        """
+        first, second = ({**one.identity, "model": dict(one.identity["model"])} for one in (self, other))
+        earlier = first.pop("arrivals", None)
+        times = [{name: one["model"].pop(name) for name in ("weights", "adapter")} for one in (first, second)]
+        if first != second:
+            keys = sorted(key for key in {*first, *second} if first.get(key) != second.get(key))
+            raise IdentityError(
+                f"features differ in {', '.join(keys)}", remedy="extract both with one kind of model and configuration"
+            )
+        arrivals = [*(earlier or times[:1]), times[1]]
+        return self._joined(other, {**other.identity, "arrivals": arrivals})
+
+    def _joined(self, other: Features, identity: dict[str, Any]) -> Features:
         join = lambda a, b: None if a is None else np.concatenate([a, b])  # noqa: E731
         return Features(
             ids=self.ids + other.ids,
             sketch=join(self.sketch, other.sketch),
             hidden=join(self.hidden, other.hidden),
             scores={name: np.concatenate([self.scores[name], other.scores[name]]) for name in self.scores},
-            identity=self.identity,
+            identity=identity,
             dropped=self.dropped + other.dropped,
             zeroed=self.zeroed + other.zeroed,
             flops=self.flops + other.flops,

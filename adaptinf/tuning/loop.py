@@ -106,6 +106,7 @@ class Loop:
         cache = config.cache_dir
         self.adapters: dict[int, Path] = {}
         self.n_trained: Counter[str] = Counter()
+        self.measured: Path | None = None
         self.lineage = Lineage(
             config, lambda: load_model(config.model, pretraining=pretraining, cache=cache), self.adapters
         )
@@ -135,6 +136,7 @@ class Loop:
         place = step.place
         if self._needs_features():
             self._stage(place / "features", lambda to: self._extract(to, step))
+            self.measured = place / "features"
         self._stage(place / "selection", lambda to: self._select(to, step))
         self.n_trained.update(read_selection(place / "selection"))
         self._stage(place / "training", lambda to: self._train(to, step))
@@ -147,10 +149,19 @@ class Loop:
     def _extract(self, to: Path, step: Step) -> tuple[float, int]:
         needs, before = self.strategy.selector.needs(), self._trained_before(step)
         lm = self.lineage.after(before)
+        once = self.config.features.refresh == "arrival"
+        if once and needs.direction:
+            raise ConfigError(
+                f"{self.config.strategy} needs the optimiser's directions of every step",
+                item="features.refresh",
+                remedy="leave it at step",
+            )
+        earlier = Features.load(self.measured).take(set(step.pool)) if once and self.measured is not None else None
+        ids = step.pool if earlier is None else [id for id in step.pool if id in step.new]
         found = extract_as(
             self.config.features,
             lm,
-            [self.samples[id] for id in step.pool],
+            [self.samples[id] for id in ids],
             columns=needs.scores,
             sketch=needs.sketch,
             hidden=needs.hidden or self.strategy.pool_budget is not None,
@@ -158,8 +169,8 @@ class Loop:
             on_error=self.config.model.on_long,
             description=f"step {step.number}: features",
         )
-        found.save(to)
-        return found.flops, len(step.pool)
+        (found if earlier is None else earlier.then(found)).save(to)
+        return found.flops, len(ids)
 
     def _select(self, to: Path, step: Step) -> tuple[float, int]:
         features = Features.load(step.place / "features") if self._needs_features() else None

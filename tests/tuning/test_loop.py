@@ -97,6 +97,33 @@ def test_less_takes_adams_state_from_the_step_before(tiny_config: Callable[..., 
     assert not list(plain.glob("steps/*/training/moments*"))
 
 
+def test_features_may_be_measured_once_at_arrival(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    pruning = {"pool_budget": 0.6}
+    every, once = (
+        run(tiny_config(strategy="paper", pruning=pruning, features={"refresh": refresh}), tmp_path / refresh)
+        for refresh in ("step", "arrival")
+    )
+    earlier: Features | None = None
+    for number, step in enumerate(sorted((once / "steps").glob("*_*"))[1:], start=1):
+        found, anew = Features.load(step / "features"), Features.load(every / "steps" / step.name / "features")
+        assert found.ids == read_table(step / "selection" / "decisions.parquet")["id"].to_pylist()
+        assert found.sketch is not None and found.hidden is not None
+        if earlier is None:
+            assert found.sketch.tobytes() == anew.sketch.tobytes() and found.flops == anew.flops
+            assert found.identity == anew.identity
+        else:
+            kept = earlier.take(set(found.ids))
+            assert 0 < len(kept) < len(earlier) and found.ids[: len(kept)] == kept.ids
+            assert found.sketch[: len(kept)].tobytes() == kept.sketch.tobytes()
+            assert found.hidden[: len(kept)].tobytes() == kept.hidden.tobytes()
+            assert all((found.scores[name][: len(kept)] == kept.scores[name]).all() for name in kept.scores)
+            assert len(found) == len(kept) + 24 and found.flops < anew.flops
+            assert [one["adapter"] != "none" for one in found.identity["arrivals"]] == [False, *[True] * (number - 1)]
+        earlier = found
+    with pytest.raises(ConfigError, match="optimiser's directions"):
+        run(tiny_config(strategy="less", features={"refresh": "arrival"}), tmp_path / "less")
+
+
 def test_a_preset_may_be_pretrained_on_other_tasks(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> None:
     recipe = {"tasks": ["digit_reading"], "train_limit": 20}
     stream, pretraining = open_stream(tiny_config(model={"pretrain": recipe}), tmp_path / "q.jsonl")
