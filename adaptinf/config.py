@@ -185,6 +185,11 @@ class PruneConfig:
         "reference", "similarity that counts: to every earlier sample (SemDeDup), or to the kept ones only"
     )
     order: Literal["shuffle", "centroid_distance"] = _option("shuffle", "which of two near-duplicates comes first")
+    within: Literal["cluster", "group"] = _option(
+        "cluster",
+        "where near-duplicates are looked for: in the selector's clusters, or in the groups that the data name, else "
+        "among samples of the same pictures",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

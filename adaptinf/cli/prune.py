@@ -40,6 +40,9 @@ def execute(arguments: argparse.Namespace) -> int:
             item=str(arguments.decisions),
             remedy="give the features directories that it was selected from",
         )
+    if config.pruning.within == "group":
+        remedy = "leave it at cluster, or use adaptinf run"
+        raise ConfigError("a table of decisions names no groups", item="pruning.within", remedy=remedy)
     pruned = prune(
         usable,
         features.hidden,

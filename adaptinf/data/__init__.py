@@ -12,7 +12,7 @@ from adaptinf.data.load import load_stream
 from adaptinf.data.parquet import read_parquet
 from adaptinf.data.quarantine import Quarantine
 from adaptinf.data.sample import Image, Message, Part, Role, Sample
-from adaptinf.data.stream import TaskDataset, TaskStream, apart, split_by_group, split_pretraining
+from adaptinf.data.stream import TaskDataset, TaskStream, apart, group_of, split_by_group, split_pretraining, unit_hash
 
 __all__ = [
     "BUNDLE",
@@ -31,6 +31,7 @@ __all__ = [
     "TaskStream",
     "apart",
     "encode_png",
+    "group_of",
     "load_image",
     "load_stream",
     "read_embeddings",
@@ -41,4 +42,5 @@ __all__ = [
     "resolve_under",
     "split_by_group",
     "split_pretraining",
+    "unit_hash",
 ]

@@ -100,7 +100,7 @@ def split_by_group(samples: Sequence[Sample], fraction: float, seed: int) -> tup
     Raises:
         EmptyTaskError: fewer than two groups.
     """
-    groups = sorted({_group(sample) for sample in samples}, key=lambda group: unit_hash(seed, "test", group))
+    groups = sorted({group_of(sample) for sample in samples}, key=lambda group: unit_hash(seed, "test", group))
     if len(groups) < 2:
         raise EmptyTaskError(
             f"{len(groups)} group(s) of samples cannot be split", item="test_fraction", remedy="give test files instead"
@@ -108,7 +108,7 @@ def split_by_group(samples: Sequence[Sample], fraction: float, seed: int) -> tup
     held = set(groups[: min(max(round(fraction * len(groups)), 1), len(groups) - 1)])
     parts: tuple[list[Sample], list[Sample]] = ([], [])
     for sample in samples:
-        parts[_group(sample) in held].append(sample)
+        parts[group_of(sample) in held].append(sample)
     return parts
 
 
@@ -121,12 +121,12 @@ def split_pretraining(stream: TaskStream, fraction: float, seed: int) -> tuple[l
     Raises:
         EmptyTaskError: a task would have no training sample left.
     """
-    tested = {_group(sample) for task in stream for sample in task.test}
+    tested = {group_of(sample) for task in stream for sample in task.test}
     pretraining, tasks = [], []
     for task in stream:
         parts: tuple[list[Sample], list[Sample]] = ([], [])
         for sample in task.train:
-            group = _group(sample)
+            group = group_of(sample)
             parts[group not in tested and unit_hash(seed, "pretraining", group) < fraction].append(sample)
         if not parts[0]:
             raise EmptyTaskError(
@@ -141,8 +141,8 @@ def split_pretraining(stream: TaskStream, fraction: float, seed: int) -> tuple[l
 
 def apart(others: TaskStream, stream: TaskStream) -> list[Sample]:
     """The training samples of ``others`` whose group has no sample in ``stream``, of training or test."""
-    taken = {_group(sample) for task in stream for sample in (*task.train, *task.test)}
-    return [sample for task in others for sample in task.train if _group(sample) not in taken]
+    taken = {group_of(sample) for task in stream for sample in (*task.train, *task.test)}
+    return [sample for task in others for sample in task.train if group_of(sample) not in taken]
 
 
 def draw(samples: Sequence[Sample], limit: int | None, seed: int) -> tuple[Sample, ...]:
@@ -153,7 +153,8 @@ def draw(samples: Sequence[Sample], limit: int | None, seed: int) -> tuple[Sampl
     return tuple(sample for sample in samples if sample.id in chosen)
 
 
-def _group(sample: Sample) -> str:
+def group_of(sample: Sample) -> str:
+    """The group that the data name, else its pictures, else the sample alone: what splits never cut."""
     if sample.group:
         return sample.group
     return " ".join(image.sha256 for image in sample.images) or f"{sample.task} {sample.id}"

@@ -18,7 +18,7 @@ import numpy as np
 
 from adaptinf.capture import Features, extract_as
 from adaptinf.config import RunConfig, load_config, to_dict, to_yaml
-from adaptinf.data import Sample, TaskStream, apart, load_stream, split_pretraining
+from adaptinf.data import Sample, TaskStream, apart, group_of, load_stream, split_pretraining, unit_hash
 from adaptinf.errors import ConfigError, EmptyTaskError, IdentityError
 from adaptinf.evaluation import evaluate_stream, write_results
 from adaptinf.models import load_model, save_adapter
@@ -225,11 +225,12 @@ class Loop:
             features = Features.load(step.place / "features")
             assert features.hidden is not None  # the extraction of a strategy that prunes asks for it
             usable = decisions.slice(0, len(features))  # the samples without features come last and are not kept
+            by_group = self.config.pruning.within == "group"
             pruned = prune(
                 usable,
                 features.hidden,
                 size,
-                clusters=usable["cluster"].to_numpy(),
+                clusters=self._groups(usable["id"].to_pylist()) if by_group else usable["cluster"].to_numpy(),
                 order=self.config.pruning.order,
                 keep=self.config.pruning.keep,
                 seed=stage_seed(self.config.seed, step.number, "pool"),
@@ -239,6 +240,13 @@ class Loop:
         seed = stage_seed(self.config.seed, step.number, "gallery")
         write_table(to / "gallery.parquet", gallery_table(table, self.samples, self.config.report.gallery, seed))
         return 0.0, len(decisions)
+
+    def _groups(self, ids: list[str]) -> np.ndarray:
+        """Numbers of the samples' groups, in an order drawn by the seed: the first ones get what is left over."""
+        groups = [group_of(self.samples[id]) for id in ids]
+        drawn = sorted(set(groups), key=lambda group: unit_hash(self.config.seed, "pruning", group))
+        number = {group: i for i, group in enumerate(drawn)}
+        return np.array([number[group] for group in groups])
 
     def _pool(self, step: Step, features: Features | None) -> Pool:
         """What the selector sees: the samples with features, or all of the pool where it needs none."""

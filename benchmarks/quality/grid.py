@@ -19,6 +19,12 @@ RIVALS = (
     "semdedup", "dbp", "coincide", "less", "tive", "infobatch", "self_filter", "oasis", "released", "lite",
 )  # fmt: skip
 LEADING = ("random_replay", "rotation", "paper")
+HALVED = (
+    "paper pruning.pool_budget=0.5",
+    "rotation pruning.pool_budget=0.5 pruning.keep=greedy features.refresh=arrival",
+    "rotation pruning.pool_budget=0.5 pruning.keep=greedy features.refresh=arrival pruning.within=group",
+)
+"""Strategies that keep half of the pool, by what is alike in clusters, in all of it, and in groups."""
 BUDGETS = (0.25, 0.125, 0.05, 0.5)
 SEEDS, ORDERS = range(5), range(3)
 
@@ -68,7 +74,7 @@ def main_rows() -> Iterator[Cell]:
                 for strategy in LEADING:
                     yield Cell(stream, order, seed, strategy, budget)
         yield Cell("redundant", order, seed, "multitask", 1.0)
-        for strategy in (*LEADING, "paper pruning.pool_budget=0.5"):
+        for strategy in (*LEADING, *HALVED):
             yield Cell("redundant", order, seed, strategy, 0.25)
 
 
