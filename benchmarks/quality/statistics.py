@@ -93,7 +93,8 @@ def _random_curve(rows: Sequence[dict[str, Any]], stream: str) -> tuple[np.ndarr
     found: dict[float, list[float]] = defaultdict(list)
     for row in rows:
         if row["stream"] == stream:
-            found[0.0].append(row["zero_shot_average"])
+            if row["zero_shot_average"] is not None:
+                found[0.0].append(row["zero_shot_average"])
             if row["strategy"] == "random_replay":
                 found[row["budget"]].append(row["average_accuracy"])
     budgets = np.array(sorted(found))
