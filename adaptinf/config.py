@@ -64,6 +64,12 @@ class DataConfig:
     max_characters: int | None = _option(
         None, "samples whose conversation is longer are left out, before the limits draw", at_least=1
     )
+    train_fraction: float = _option(
+        1.0,
+        "share of each task's training samples, drawn by seed: a smaller stream of the same proportions",
+        above=0,
+        at_most=1,
+    )
     train_limit: int | None = _option(None, "at most so many training samples a task, drawn by seed", at_least=1)
     test_limit: int | None = _option(None, "at most so many test samples a task, drawn by seed", at_least=1)
     max_bad_fraction: float = _option(
@@ -218,7 +224,10 @@ class EvalConfig:
 
     limit: int | None = _option(None, "test samples a task (default: all)", at_least=1)
     batch_size: int = _option(32, "samples generated at once", at_least=1)
-    future_tasks: bool = _option(True, "also evaluate tasks that have not arrived (forward transfer)")
+    tasks: Literal["all", "seen", "new"] = _option(
+        "all",
+        "scored after each step: all tasks (forward transfer too), those that have come, or the new one; at last, all",
+    )
     nll: bool = _option(True, "also measure the answers' negative log-likelihood")
 
 

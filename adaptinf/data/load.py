@@ -136,7 +136,9 @@ def _check_groups(task: str, train: Sequence[Sample], test: Sequence[Sample]) ->
 
 def _limited(task: TaskDataset, config: DataConfig, seed: int) -> TaskDataset:
     train, test = ([s for s in split if _is_short(s, config.max_characters)] for split in (task.train, task.test))
-    return replace(task, train=draw(train, config.train_limit, seed), test=draw(test, config.test_limit, seed))
+    share = max(1, round(config.train_fraction * len(train)))  # at least one sample of a task that has any
+    limit = share if config.train_limit is None else min(share, config.train_limit)
+    return replace(task, train=draw(train, limit, seed), test=draw(test, config.test_limit, seed))
 
 
 def _is_short(sample: Sample, limit: int | None) -> bool:

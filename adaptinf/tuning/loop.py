@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 
 from adaptinf.capture import Features, extract_as
 from adaptinf.config import RunConfig, load_config, to_dict, to_yaml
-from adaptinf.data import Sample, TaskStream, apart, group_of, load_stream, split_pretraining, unit_hash
+from adaptinf.data import Sample, TaskDataset, TaskStream, apart, group_of, load_stream, split_pretraining, unit_hash
 from adaptinf.errors import ConfigError, EmptyTaskError, IdentityError
 from adaptinf.evaluation import evaluate_stream, write_results
 from adaptinf.models import load_model, save_adapter
@@ -72,7 +72,7 @@ def open_stream(config: RunConfig, quarantine: Path) -> tuple[TaskStream, list[S
         return stream, pretraining
     if both := sorted({task.name for task in stream} & set(recipe.tasks)):
         raise ConfigError("are in the stream", item=f"model.pretrain.tasks {both}", remedy="name other tasks")
-    others = replace(config.data, order=recipe.tasks, train_limit=recipe.train_limit)
+    others = replace(config.data, order=recipe.tasks, train_fraction=1.0, train_limit=recipe.train_limit)
     return stream, apart(load_stream(others, seed=recipe.seed, quarantine=None), stream)
 
 
@@ -203,11 +203,10 @@ class Loop:
         return result.flops, result.n_samples
 
     def _evaluate(self, to: Path, step: int) -> tuple[float, int]:
-        known = self.stream.tasks if self.config.evaluation.future_tasks else self.stream.tasks[: max(step, 1)]
         evaluation = self.config.evaluation
         results = evaluate_stream(
             self.lineage.after(step),
-            known,
+            self._evaluated(step),
             limit=evaluation.limit,
             batch_size=evaluation.batch_size,
             seed=stage_seed(self.config.seed, 0, "evaluation"),
@@ -216,6 +215,13 @@ class Loop:
         )
         write_results(to, results)
         return sum(result.flops for result in results), sum(result.n for result in results)
+
+    def _evaluated(self, step: int) -> Sequence[TaskDataset]:
+        tasks, last = self.stream.tasks, len(self.stream)
+        which = self.config.evaluation.tasks
+        if which == "all" or step == last:
+            return tasks
+        return tasks[: max(step, 1)] if which == "seen" else tasks[max(step, 1) - 1 : max(step, 1)]
 
     def _prune(self, to: Path, step: Step) -> tuple[float, int]:
         decisions = read_table(step.place / "selection" / "decisions.parquet")

@@ -20,13 +20,14 @@ from benchmarks.quality.streams import Cell, configuration
 def run_cell(cell: Cell, data: Path, cache: Path, scratch: Path | None = None) -> dict[str, Any]:
     """Run a cell in a folder of its own that is removed afterwards, and return its row.
 
-    ``average_accuracy``, ``forgetting``, ``worst_task``: of the score matrix, in [0, 1]. ``final_scores`` and
-    ``zero_shot`` by task in the stream's order, ``tasks`` their names; ``strict`` the mean of the final scores without
-    any tolerance for form; ``final_nll`` the mean of the answers' NLL, which no form enters, ``zero_shot_nll`` that of
-    the base (None unless it was evaluated on every task, as for joint training). ``near_duplicates``: the share of what
-    was pruned for good whose group has a sample that stayed, None where nothing was. Seconds (of one
-    core, so that work beside it is not in them) and operations are of all steps; selecting is features, selection and
-    pruning together.
+    ``average_accuracy`` and ``worst_task`` are of the final scores, ``learned_accuracy`` is the mean of the tasks'
+    scores right after they arrived, ``forgetting`` what they lost since (Avalanche's), all in [0, 1]. ``final_scores``
+    and ``zero_shot`` by task in the stream's order, ``tasks`` their names; ``strict`` the mean of the final scores
+    without any tolerance for form; ``final_nll`` the mean of the answers' NLL, which no form enters, ``zero_shot_nll``
+    that of the base (None unless it was evaluated on every task, as for joint training). ``near_duplicates``: the share
+    of what was pruned for good whose group has a sample that stayed, None where nothing was. Seconds (of one core, so
+    that work beside it is not in them) and operations are of all steps; selecting is features, selection and pruning
+    together.
     """
     config = configuration(cell, data, cache)
     place = Path(tempfile.mkdtemp(dir=scratch, prefix="cell-"))
@@ -38,9 +39,9 @@ def run_cell(cell: Cell, data: Path, cache: Path, scratch: Path | None = None) -
         return {
             **cell._asdict(),
             "average_accuracy": found["average_accuracy"],
-            "forgetting": found["forgetting"],
+            "forgetting": found["forgetting_avalanche"],
             "worst_task": found["worst_task"],
-            "mean_average_accuracy": found["mean_average_accuracy"],
+            "learned_accuracy": found["mean_fine_tune_accuracy"],
             "zero_shot_average": found["zero_shot_average"],
             "strict": float(np.mean([strict[name] for name in found["tasks"]])),
             "final_nll": float(np.mean(found["nll_matrix"][-1])),

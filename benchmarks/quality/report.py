@@ -8,13 +8,16 @@ from itertools import groupby
 
 import numpy as np
 
+from benchmarks.quality.goals import Goal, saved_share
 from benchmarks.quality.statistics import Estimate, Summary
 from benchmarks.quality.streams import STREAMS
 
 COLUMNS = (
-    "strategy", "runs", "average accuracy", "minus random replay", "relative gain", "forgetting", "worst task",
-    "answers' NLL", "minus random replay's", "selecting", "training", "same score at random",
+    "strategy", "runs", "average accuracy", "minus random replay", "relative gain", "as learned", "forgetting",
+    "worst task", "answers' NLL", "minus random replay's", "selecting", "of the training saved",
+    "training", "same score at random",
 )  # fmt: skip
+GOAL_COLUMNS = ("goal", "wanted", "found", "met")
 _WIDTH, _LEFT, _ROW = 760, 230, 22
 _TITLE = "adaptinf: quality of selection"
 _STYLE = """
@@ -30,9 +33,10 @@ _LEAD = (
 )
 
 
-def markdown(summaries: Sequence[Summary]) -> str:
-    """One table a stream and budget. Scores in percent, with 95 % intervals over seeds and orders."""
-    parts = []
+def markdown(summaries: Sequence[Summary], found: Sequence[Goal]) -> str:
+    """The goals, and a table a stream and budget. Scores in percent, with 95 % intervals over seeds and orders."""
+    parts = ["| " + " | ".join(GOAL_COLUMNS) + " |", "|" + "---|" * len(GOAL_COLUMNS)]
+    parts += ["| " + " | ".join(_goal(goal)) + " |" for goal in found] + [""]
     for (stream, budget), rows in _tables(summaries):
         parts += [f"### {stream}, {_budget(budget)}", "", *([leak, ""] if (leak := _leakage(rows)) else [])]
         parts += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
@@ -40,18 +44,26 @@ def markdown(summaries: Sequence[Summary]) -> str:
     return "\n".join(parts)
 
 
-def page(summaries: Sequence[Summary]) -> str:
+def page(summaries: Sequence[Summary], found: Sequence[Goal]) -> str:
     """The same as one HTML page without scripts, with a chart of each table's accuracies."""
     parts = [f"<!doctype html><html lang=en><meta charset=utf-8><title>{_TITLE}</title><style>{_STYLE}</style>", _LEAD]
+    parts += _html_table(GOAL_COLUMNS, [[text.replace("`", "") for text in _goal(goal)] for goal in found])
     for (stream, budget), rows in _tables(summaries):
         about = f"{STREAMS[stream].about}. {_leakage(rows)}"
         parts.append(f"<h2>{escape(stream)}, {_budget(budget)}</h2><p>{escape(about)}</p>")
         parts.append(_chart(rows))
-        parts.append("<table><tr>" + "".join(f"<th>{escape(name)}</th>" for name in COLUMNS) + "</tr>")
-        for row in rows:
-            parts.append("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in _cells(row)) + "</tr>")
-        parts.append("</table>")
+        parts += _html_table(COLUMNS, [_cells(row) for row in rows])
     return "\n".join([*parts, "</html>"])
+
+
+def _html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
+    lines = ["<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row) + "</tr>" for row in rows]
+    return [f"<table><tr>{head}</tr>", *lines, "</table>"]
+
+
+def _goal(goal: Goal) -> list[str]:
+    return [goal.about, goal.wanted, goal.found, {True: "yes", False: "no", None: ""}[goal.met]]
 
 
 def _tables(summaries: Sequence[Summary]) -> list[tuple[tuple[str, float], list[Summary]]]:
@@ -79,15 +91,21 @@ def _cells(row: Summary) -> list[str]:
         str(row.measures["average_accuracy"].n),
         show("average_accuracy", _percent),
         _signed(row.gain) if row.gain else "",
-        show("relative_gain", lambda e: f"{e.mean:.0f} %"),
+        show("relative_gain", lambda e: f"{e.mean:.0f}" + (f" ± {e.half:.0f} %" if e.n > 1 else " %")),
+        show("learned_accuracy", lambda e: f"{100 * e.mean:.1f}"),
         show("forgetting", _percent),
         show("worst_task", _percent),
         show("final_nll", lambda e: f"{e.mean:.2f}"),
         _difference(row.nll_gain) if row.nll_gain else "",
         f"{row.measures['selection_seconds'].mean:.1f} s, {row.measures['selection_flops'].mean / 1e12:.2f} TFLOP",
+        "" if row.budget == 1 else f"{100 * _share(row):.1f} %",
         f"{row.measures['training_seconds'].mean:.1f} s, {row.measures['training_flops'].mean / 1e12:.2f} TFLOP",
         "" if row.budget == 1 else "never" if row.random_budget is None else f"{100 * row.random_budget:.0f} %",
     ]
+
+
+def _share(row: Summary) -> float:
+    return saved_share(row.measures["selection_seconds"].mean, row.measures["training_seconds"].mean, row.budget)
 
 
 def _percent(found: Estimate) -> str:

@@ -11,9 +11,9 @@ import numpy as np
 from scipy import stats
 
 MEASURES = (
-    "average_accuracy", "relative_gain", "forgetting", "worst_task", "strict", "final_nll", "near_duplicates",
-    "n_trained", "selection_seconds", "training_seconds", "selection_flops", "training_flops", "zero_shot_average",
-    "zero_shot_nll",
+    "average_accuracy", "learned_accuracy", "relative_gain", "forgetting", "worst_task", "strict", "final_nll",
+    "near_duplicates", "n_trained", "selection_seconds", "training_seconds", "selection_flops", "training_flops",
+    "zero_shot_average", "zero_shot_nll",
 )  # fmt: skip
 
 

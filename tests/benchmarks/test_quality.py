@@ -13,7 +13,8 @@ from scipy import stats
 
 from adaptinf.errors import ConfigError
 from benchmarks.quality.__main__ import FIRST, LAST, main
-from benchmarks.quality.grid import GRIDS, cell_of, main_rows, read, run_grid, write
+from benchmarks.quality.goals import Goal, goals, saved_share
+from benchmarks.quality.grid import GRIDS, HALVED, cell_of, main_rows, read, run_grid, write
 from benchmarks.quality.report import markdown
 from benchmarks.quality.statistics import estimate, summarise
 from benchmarks.quality.streams import STREAMS, Cell, configuration, order_of
@@ -27,7 +28,7 @@ def row(cell: Cell, accuracy: float = 0.5, **more: object) -> dict:
         "relative_gain": None,
         "forgetting": 0.1,
         "worst_task": accuracy / 2,
-        "mean_average_accuracy": accuracy,
+        "learned_accuracy": accuracy,
         "zero_shot_average": 0.1 if cell.strategy == "multitask" else None,  # only it shows every task to the base
         "strict": accuracy,
         "final_nll": 1.0,
@@ -184,10 +185,73 @@ def test_report_holds_every_strategy(tmp_path: Path) -> None:
         assert "+6.0 ± 3.9" in text and "-0.080 ± 0.020" in text
         assert "scores 10.0 ± 0.0 on all tasks, jointly trained on everything 50.0 ± 0.0; NLL 4.00 and 1.00." in text
     assert html.read_text().count("<svg") == 2
-    assert markdown(summarise(read(rows_file))).strip() in text
+    assert markdown(summarise(read(rows_file)), goals(read(rows_file))).strip() in text
     document.write_text("no place")
     with pytest.raises(SystemExit, match="has no place for the tables"):
         main(["--rows", str(rows_file), "report", "--document", str(document), "--page", str(html)])
+
+
+def named(found: list[Goal], *parts: str) -> Goal:
+    (one,) = [goal for goal in found if all(part in goal.about for part in parts)]
+    return one
+
+
+def multimodal(strategy: str, budget: float, accuracies: list[float], **more: object) -> list[dict]:
+    return [
+        row(Cell("multimodal", seed % 3, seed, strategy, budget), accuracy, **more)
+        for seed, accuracy in enumerate(accuracies)
+    ]
+
+
+def test_goals_of_an_empty_table_are_not_met_and_not_missed() -> None:
+    found = goals([])
+    assert len(found) > 10 and all(one.met is None and one.found == "not run" for one in found)
+
+
+def test_a_quarter_is_judged_by_gain_interval_and_forgetting() -> None:
+    rows = multimodal("random_replay", 0.25, [0.3, 0.4, 0.5], forgetting=0.08)
+    rows += multimodal("adaptinf", 0.25, [0.32, 0.43, 0.52], forgetting=0.03, relative_gain=101.0)
+    rows += multimodal("paper", 0.25, [0.4, 0.3, 0.6], forgetting=0.05, relative_gain=99.0)
+    found = goals(rows)
+    assert named(found, "`adaptinf`", "relative gain").met and not named(found, "`paper`", "relative gain").met
+    ahead = named(found, "`adaptinf`", "25 %: average accuracy minus")
+    # 2, 3 and 2 points: 2.33 with half an interval of 4.303 * 0.577 / sqrt(3).
+    assert ahead.met and ahead.found == "+2.3 points ± 1.4, 3 runs"
+    assert named(found, "`paper`", "25 %: average accuracy minus").met is False  # +10, -10, +10
+    assert named(found, "`adaptinf`", "forgetting").met and not named(found, "`paper`", "forgetting").met
+    assert named(found, "`adaptinf`", "forgetting").found == "3.0 points, random replay 8.0, 3 runs"
+    single = goals(multimodal("random_replay", 0.25, [0.3]) + multimodal("adaptinf", 0.25, [0.9]))
+    assert named(single, "`adaptinf`", "25 %: average accuracy minus").met is False  # one run has no interval
+
+
+def test_an_eighth_is_judged_against_every_selector_on_the_seeds_that_both_have() -> None:
+    rows = multimodal("adaptinf", 0.125, [0.3, 0.5])
+    rows += multimodal("random_replay", 0.125, [0.25, 0.4]) + multimodal("el2n", 0.125, [0.29])
+    rows += multimodal("multitask", 1.0, [0.9, 0.9]) + multimodal("full", 0.25, [0.9])
+    ahead = named(goals(rows), "multimodal", "12.5 %", "average")
+    assert ahead.met and ahead.found == "above 2 of 2; least minus `el2n`: +1.0 points, 1 run"
+    rows += multimodal("ccs", 0.125, [0.35, 0.5])
+    ahead = named(goals(rows), "multimodal", "12.5 %", "average")
+    assert ahead.met is False and "above 2 of 3; least minus `ccs`: -2.5 points" in ahead.found
+    assert named(goals(rows), "text", "12.5 %", "average").met is None
+
+
+def test_pruning_is_judged_against_the_same_unpruned() -> None:
+    cell = Cell("redundant", 0, 0, "paper", 0.25)
+    for loss, near, met in ((0.004, 0.95, (True, True)), (0.006, 0.85, (False, False))):
+        rows = [row(cell, 0.5), row(cell._replace(strategy=HALVED[0]), 0.5 - loss, near_duplicates=near)]
+        found = goals(rows)
+        assert HALVED[0].startswith("paper ")
+        assert (named(found, HALVED[0], "minus").met, named(found, HALVED[0], "near").met) == met
+
+
+def test_selecting_is_paid_from_what_it_saves() -> None:
+    assert saved_share(15.0, 100.0, 0.5) == pytest.approx(0.15)
+    assert saved_share(15.0, 100.0, 0.125) == pytest.approx(0.15 / 7)
+    rows = multimodal("paper", 0.25, [0.3], selection_seconds=40.0, training_seconds=100.0)
+    assert named(goals(rows), "`paper`", "selecting").found == "13.3 % at most, 1 run"
+    rows += multimodal("paper", 0.5, [0.3], selection_seconds=40.0, training_seconds=100.0)
+    assert named(goals(rows), "`paper`", "selecting").met is False
 
 
 def test_again_compares_everything_but_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

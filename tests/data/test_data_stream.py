@@ -239,6 +239,25 @@ def test_long_conversations_are_left_out_before_the_limits_draw(tmp_path):
         load_stream(files(tmp_path, task, max_characters=5), seed=0, quarantine=None)
 
 
+def test_a_fraction_keeps_the_proportions_of_the_tasks(tmp_path):
+    sizes = {"a": 40, "b": 8, "c": 2}
+    for name, size in sizes.items():
+        write(tmp_path / f"{name}.jsonl", rows(name, size))
+        write(tmp_path / f"{name}_test.jsonl", rows(f"{name}_test", 3))
+    tasks = [TaskSpec(name=name, train=[f"{name}.jsonl"], test=[f"{name}_test.jsonl"]) for name in sizes]
+
+    def drawn(seed=0, **limits):
+        return load_stream(files(tmp_path, *tasks, **limits), seed=seed, quarantine=None)
+
+    assert [len(task.train) for task in drawn()] == [40, 8, 2]
+    quarter = drawn(train_fraction=0.25)
+    assert [len(task.train) for task in quarter] == [10, 2, 1]  # at least one each
+    assert [len(task.test) for task in quarter] == [3, 3, 3]
+    assert [len(task.train) for task in drawn(train_fraction=0.25, train_limit=4)] == [4, 2, 1]
+    more = {one.id for one in drawn(train_fraction=0.5)[0].train}
+    assert {one.id for one in quarter[0].train} < more != {one.id for one in drawn(seed=1, train_fraction=0.5)[0].train}
+
+
 def test_quarantine_counts_and_duplicates_across_splits(tmp_path):
     write(tmp_path / "a.jsonl", rows("a", 50))
     write(tmp_path / "b.jsonl", [*rows("b", 50), *rows("a", 1)])

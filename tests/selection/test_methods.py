@@ -19,7 +19,7 @@ from adaptinf.selection.methods.coincide import represent, transferability
 from adaptinf.selection.methods.neighbours import greedy, nearest
 
 METHODS = (
-    "ccs", "coincide", "d2", "dbp", "el2n", "entropy", "grand", "image_grounding", "infobatch", "less", "oasis",
+    "adaptinf", "ccs", "coincide", "d2", "dbp", "el2n", "entropy", "grand", "image_grounding", "infobatch", "less", "oasis",
     "perplexity_high", "perplexity_low", "perplexity_mid", "rotation", "self_filter", "semdedup", "tive",
 )  # fmt: skip
 N = 90
@@ -441,26 +441,27 @@ def test_proportional_refuses_what_it_cannot_do() -> None:
             proportional(weights, caps, budget)
 
 
-def test_rotation_shares_are_exact_and_every_sample_comes_before_any_comes_again() -> None:
+# 12 of 60: a fifth of each, 8, 3.4 and 0.6; by the roots of the sizes 6.23, 4.06 and 1.71; by largest remainder
+@pytest.mark.parametrize(("name", "shares"), [("rotation", [8, 3, 1]), ("adaptinf", [6, 4, 2])])
+def test_rotation_shares_are_exact_and_every_sample_comes_before_any_comes_again(name: str, shares: list[int]) -> None:
     sizes = {"a": 40, "b": 17, "c": 3}
     ids = [f"{task}{i:02d}" for task, size in sizes.items() for i in range(size)]
     order = np.random.default_rng(0).permutation(len(ids))
     ids = [ids[i] for i in order]
     trained = np.zeros(len(ids), np.int64)
     for step in range(9):
-        pool = Pool(ids, [name[0] for name in ids], np.zeros(len(ids), bool), n_trained=trained.copy())
-        made = make_selector("rotation").select(pool, 12, step)
-        # 12 of 60: a fifth of each, 8, 3.4 and 0.6, by largest remainder 8, 3 and 1
-        assert [sum(name[0] == task for name in np.array(ids)[made.selected]) for task in sizes] == [8, 3, 1]
-        assert made.summary["shares"] == {"a": 8, "b": 3, "c": 1}
+        pool = Pool(ids, [id[0] for id in ids], np.zeros(len(ids), bool), n_trained=trained.copy())
+        made = make_selector(name).select(pool, 12, step)
+        assert [sum(id[0] == task for id in np.array(ids)[made.selected]) for task in sizes] == shares
+        assert made.summary["shares"] == dict(zip(sizes, shares, strict=True)) and made.summary["selector"] == name
         assert made.summary["unseen"] == (trained == 0).sum()
         trained += made.selected
         for task in sizes:
-            counts = trained[[name[0] == task for name in ids]]
+            counts = trained[[id[0] == task for id in ids]]
             assert counts.max() - counts.min() <= 1
-    without = make_selector("rotation").select(Pool(ids, [name[0] for name in ids], np.zeros(len(ids), bool)), 12, 0)
-    first = Pool(ids, [name[0] for name in ids], np.zeros(len(ids), bool), n_trained=np.zeros(len(ids), np.int64))
-    assert (without.selected == make_selector("rotation").select(first, 12, 0).selected).all()
+    without = make_selector(name).select(Pool(ids, [id[0] for id in ids], np.zeros(len(ids), bool)), 12, 0)
+    first = Pool(ids, [id[0] for id in ids], np.zeros(len(ids), bool), n_trained=np.zeros(len(ids), np.int64))
+    assert (without.selected == make_selector(name).select(first, 12, 0).selected).all()
 
 
 def test_rotation_draws_evenly_among_equals() -> None:

@@ -152,6 +152,20 @@ def test_near_duplicates_may_be_looked_for_in_groups(
         assert max(before.values()) > level
 
 
+@pytest.mark.parametrize("which", ["all", "seen", "new"])
+def test_what_is_scored_after_a_step(tiny_config: Callable[..., RunConfig], tmp_path: Path, which: str) -> None:
+    config = tiny_config(strategy="random_replay", evaluation={"tasks": which, "nll": False})
+    metrics = read_json(run(config, tmp_path / "run") / "metrics.json")
+    scored = np.array([[score is not None for score in row] for row in metrics["score_matrix"]])
+    masks = {"all": np.ones((4, 3)), "seen": np.tril(np.ones((4, 3)), -1), "new": np.eye(4, 3, -1)}
+    expected = masks[which].astype(bool)
+    expected[0, 0] = expected[-1] = True  # the base on the first task, everything at last
+    assert (scored == expected).all()
+    assert (metrics["forgetting"] is None) == (which == "new")
+    lost = np.mean([metrics["score_matrix"][i + 1][i] - metrics["score_matrix"][-1][i] for i in range(2)])
+    assert metrics["forgetting_avalanche"] == pytest.approx(lost)
+
+
 def test_a_preset_may_be_pretrained_on_other_tasks(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> None:
     recipe = {"tasks": ["digit_reading"], "train_limit": 20}
     stream, pretraining = open_stream(tiny_config(model={"pretrain": recipe}), tmp_path / "q.jsonl")
