@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,11 +18,11 @@ from adaptinf.config import LoraConfig, ModelConfig, PretrainConfig
 from adaptinf.data import Image, Message, Sample
 from adaptinf.errors import ConfigError, ImageError, MissingDependencyError
 from adaptinf.models import add_lora, load_model
-from adaptinf.models.small_vlm import efficientnet, features
+from adaptinf.models.small_vlm import efficientnet, features, pretrain
 from adaptinf.models.small_vlm.efficientnet import CHANNELS, EfficientNetLite0
 from adaptinf.models.small_vlm.encoder import train_tokenizer
 from adaptinf.models.small_vlm.features import PictureFeatures, preprocess
-from adaptinf.models.small_vlm.pretrain import load_tower, recipe_digest
+from adaptinf.models.small_vlm.pretrain import load_small_vlm, load_tower, recipe_digest
 
 COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220), "green": (20, 180, 40)}
 
@@ -118,6 +121,32 @@ def test_the_tokenizer_writes_any_text(text):
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     if "<|" not in text:
         assert tokenizer.decode(ids) == text
+
+
+def test_two_that_want_the_same_base_train_it_once(trained, tmp_path, monkeypatch):
+    made, first_trains, second_asks = [], threading.Event(), threading.Event()
+
+    def slowly(*_):
+        made.append(threading.get_ident())
+        first_trains.set()
+        second_asks.wait(30)
+        time.sleep(0.5)  # so that the second is at the lock, or past it if there is none
+        return trained
+
+    monkeypatch.setattr(pretrain, "pretrain", slowly)
+    monkeypatch.setattr(pretrain, "open_small_vlm", lambda folder, *_, **__: folder)  # transformers loads in one thread
+    load_tower(tmp_path)
+
+    def load():
+        return load_small_vlm(RECIPE, SAMPLES, tmp_path, attention="sdpa", max_length=None)
+
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(load)
+        assert first_trains.wait(30)
+        other = pool.submit(load)
+        second_asks.set()
+        assert one.result() == other.result()
+    assert len(made) == 1
 
 
 def test_it_learns_and_is_deterministic_and_cached(trained, cache, tmp_path, monkeypatch):

@@ -19,8 +19,8 @@ from adaptinf.selection.methods.coincide import represent, transferability
 from adaptinf.selection.methods.neighbours import greedy, nearest
 
 METHODS = (
-    "adaptinf", "ccs", "coincide", "d2", "dbp", "el2n", "entropy", "grand", "image_grounding", "infobatch", "less", "oasis",
-    "perplexity_high", "perplexity_low", "perplexity_mid", "rotation", "self_filter", "semdedup", "tive",
+    "adaptinf", "ccs", "coincide", "d2", "dbp", "el2n", "entropy", "grand", "image_grounding", "infobatch", "less",
+    "oasis", "perplexity_high", "perplexity_low", "perplexity_mid", "rotation", "self_filter", "semdedup", "tive",
 )  # fmt: skip
 N = 90
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, PreTrainedTokenizerFast
@@ -59,8 +60,11 @@ def load_small_vlm(
     features = PictureFeatures(tower, IMAGE_SIZE, cache / "picture-features")
     folder = cache / "small-vlm" / recipe_digest(config, pretraining)
     if not folder.is_dir():
-        lm = pretrain(config, pretraining, tower, features)
-        publish(folder, lambda path: save(lm, path))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):
+            if not folder.is_dir():  # another process may have made it while this one waited
+                lm = pretrain(config, pretraining, tower, features)
+                publish(folder, lambda path: save(lm, path))
     return open_small_vlm(folder, features, attention=attention, max_length=max_length)
 
 
