@@ -220,6 +220,10 @@ def test_a_quarter_is_judged_by_gain_interval_and_forgetting() -> None:
     assert named(found, "`paper`", "25 %: average accuracy minus").met is False  # +10, -10, +10
     assert named(found, "`adaptinf`", "forgetting").met and not named(found, "`paper`", "forgetting").met
     assert named(found, "`adaptinf`", "forgetting").found == "3.0 points, random replay 8.0, 3 runs"
+    rows = multimodal("random_replay", 0.25, [0.3], forgetting=-0.08)  # better at the end than when it was learned
+    for mine, met in ((-0.01, True), (0.01, False)):
+        found = goals(rows + multimodal("adaptinf", 0.25, [0.3], forgetting=mine))
+        assert named(found, "`adaptinf`", "forgetting").met is met
     single = goals(multimodal("random_replay", 0.25, [0.3]) + multimodal("adaptinf", 0.25, [0.9]))
     assert named(single, "`adaptinf`", "25 %: average accuracy minus").met is False  # one run has no interval
 
