@@ -178,6 +178,18 @@ class SelectionConfig:
         ["perplexity", "el2n", "entropy", "image_grounding"], "scorers each cluster chooses from"
     )
     bins: int = _option(50, "bins of the scorers' histograms and of the coverage sampling", at_least=2)
+    cluster_by: Literal["sketch", "hidden"] = _option(
+        "sketch", "what is clustered: gradient sketches (paper) or mean hidden states"
+    )
+    scores: Literal["raw", "ranks"] = _option(
+        "raw", "scores as they are (paper), or their ranks in the pool, which hold no scale"
+    )
+    new_share: float | None = _option(
+        None,
+        "share of the budget for the arriving dataset, any selector's (default: left to it)",
+        at_least=0,
+        at_most=1,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

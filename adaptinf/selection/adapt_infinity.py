@@ -58,7 +58,7 @@ is that its pool is pruned after every step, which is the loop's part (see ``pru
 class AdaptInfinity:
     """The selector of Adapt-infinity.
 
-    1. Samples are clustered by k-means on their L2-normalised sketches (``cluster``).
+    1. Samples are clustered by k-means on their L2-normalised sketches, or hidden means (``cluster``).
     2. In every cluster the scorer of the largest histogram entropy is chosen (``choose_scorer``). Image Grounding does
        not exist for a sample without pictures; the scorer competes where at least half of the cluster has it, and
        there the others are drawn last.
@@ -80,6 +80,9 @@ class AdaptInfinity:
         bins: of the histograms and of the sampling.
         quantiles: range that is stratified (``paper``; fixed in ``released``).
         on_nonfinite: "raise", "drop" or "zero" for scores and features that are not finite (default: the preset's).
+        cluster_by: "sketch" (the paper) or "hidden".
+        scores: "raw" (the paper), or "ranks": each scorer's ranks in the whole pool, scaled to (0, 1), choose the
+            scorer and draw the samples.
 
     Source: Adapt-infinity (Maharana et al., ICLR 2025), section 4 of the method's notes.
     """
@@ -94,6 +97,8 @@ class AdaptInfinity:
         bins: int = 50,
         quantiles: tuple[float, float] = (0.05, 0.95),
         on_nonfinite: OnNonFinite | None = None,
+        cluster_by: Literal["sketch", "hidden"] = "sketch",
+        scores: Literal["raw", "ranks"] = "raw",
     ) -> None:
         if preset not in PRESETS:
             raise ConfigError("unknown preset", item=preset, remedy=f"choose from {', '.join(PRESETS)}")
@@ -109,10 +114,13 @@ class AdaptInfinity:
         self.bins = bins
         self.quantiles = quantiles
         self.on_nonfinite: OnNonFinite = on_nonfinite or self.preset.on_nonfinite
+        self.cluster_by: Literal["sketch", "hidden"] = cluster_by
+        self.scores: Literal["raw", "ranks"] = scores
 
     def needs(self) -> Needs:
         columns = {column for scorer in self.scorers for column in scorer.columns}
-        return Needs(sketch=True, scores=tuple(sorted(columns)))
+        by_hidden = self.cluster_by == "hidden"
+        return Needs(sketch=not by_hidden, hidden=by_hidden, scores=tuple(sorted(columns)))
 
     def select(self, pool: Pool, budget: int, seed: int) -> Selection:
         """Decide over the pool.
@@ -122,20 +130,23 @@ class AdaptInfinity:
             ClusterCountError: there are more clusters than usable samples.
             NonFiniteError: a score or a sketch is not finite, under that policy.
             NoUsableScorerError: no cluster of more than one sample has a scorer that varies.
-            DataError: the pool lacks the sketch or a score column.
+            DataError: the pool lacks what is clustered, or a score column.
         """
         budget = resolve_budget(budget, len(pool))
-        screened = screen(pool, self.scorers, self.on_nonfinite)
+        screened = screen(pool, self.scorers, self.on_nonfinite, self.cluster_by)
+        scores = screened.values
+        if self.scores == "ranks":
+            scores = {name: _ranks(values, screened.usable) for name, values in scores.items()}
         order = order_by_id(pool.ids) if self.preset.by_id else np.arange(len(pool))
         rows = order[screened.usable[order]]
-        clustering = cluster(screened.sketch[rows], self.n_clusters, seed=seed, backend=self.backend)
+        clustering = cluster(screened.features[rows], self.n_clusters, seed=seed, backend=self.backend)
         shares = self.preset.allocate(clustering.sizes, min(budget, len(rows)))
 
         by_cluster = np.split(np.argsort(clustering.labels, kind="stable"), np.cumsum(clustering.sizes)[:-1])
         drawer = random.Random(seed)
         results = [
             self._in_cluster(
-                {name: values[rows[members]] for name, values in screened.values.items()}, share, number, seed, drawer
+                {name: values[rows[members]] for name, values in scores.items()}, share, number, seed, drawer
             )
             for number, (members, share) in enumerate(zip(by_cluster, shares, strict=True))
         ]
@@ -327,6 +338,16 @@ class _Decision:
         )
 
 
+def _ranks(values: NDArray[np.float64], usable: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The share of the usable samples with this score that lie below, half of the equal ones included; else NaN."""
+    known = usable & np.isfinite(values)
+    ranks = np.full(len(values), np.nan)
+    if known.any():
+        _, place, copies = np.unique(values[known], return_inverse=True, return_counts=True)
+        ranks[known] = (np.cumsum(copies) - copies / 2)[place] / known.sum()
+    return ranks
+
+
 def _json(number: float) -> float | None:
     return None if np.isnan(number) else float(number)
 
@@ -334,7 +355,13 @@ def _json(number: float) -> float | None:
 def _factory(preset: str) -> Callable[[SelectionConfig], AdaptInfinity]:
     def make(config: SelectionConfig) -> AdaptInfinity:
         return AdaptInfinity(
-            preset, n_clusters=config.n_clusters, backend=config.backend, scorers=config.scorers, bins=config.bins
+            preset,
+            n_clusters=config.n_clusters,
+            backend=config.backend,
+            scorers=config.scorers,
+            bins=config.bins,
+            cluster_by=config.cluster_by,
+            scores=config.scores,
         )
 
     return make

@@ -25,20 +25,22 @@ class Screened:
     Attributes:
         usable: bool [N]; False for samples that the policy drops.
         values: scorer values, float64 [N] each, NaN only where the scorer has no meaning for the sample (or dropped).
-        sketch: float [N, k], finite on the usable rows.
+        features: float [N, k], what is clustered, finite on the usable rows.
         at_fault: for each dropped sample the first thing at fault, "" otherwise.
-        counts: samples with something not finite, per scorer and for "sketch".
+        counts: samples with something not finite, per scorer and for the features by their name.
     """
 
     usable: NDArray[np.bool_]
     values: dict[str, NDArray[np.float64]]
-    sketch: NDArray[np.floating]
+    features: NDArray[np.floating]
     at_fault: NDArray[np.object_]
     counts: dict[str, int]
 
 
-def screen(pool: Pool, scorers: Sequence[Scorer], policy: OnNonFinite) -> Screened:
-    """Evaluate the scorers and apply the policy to every NaN and infinity.
+def screen(
+    pool: Pool, scorers: Sequence[Scorer], policy: OnNonFinite, clustered: Literal["sketch", "hidden"] = "sketch"
+) -> Screened:
+    """Evaluate the scorers and apply the policy to every NaN and infinity in them and in what is to be clustered.
 
     ``raise`` is an error, ``drop`` takes the sample out, ``zero`` puts 0 in the place of the number. A scorer that is
     ``image_only`` is undefined, which is nothing to deal with, for a sample without pictures: where the column
@@ -46,19 +48,20 @@ def screen(pool: Pool, scorers: Sequence[Scorer], policy: OnNonFinite) -> Screen
 
     Raises:
         NonFiniteError: under ``raise``, naming the ids.
-        DataError: the pool lacks the sketch or a column.
+        DataError: the pool lacks what is clustered, or a column.
     """
-    if pool.sketch is None:
-        raise DataError("has no sketch", item="pool", remedy="extract features with a sketch")
+    features = getattr(pool, clustered)
+    if features is None:
+        raise DataError(f"has no {clustered}", item="pool", remedy=f"extract features with {clustered}")
     undefined = without_pictures(pool.scores, len(pool))
     values, bad = {}, {}
     for scorer in scorers:
         meaningless = undefined if scorer.image_only else np.zeros(len(pool), dtype=bool)
         values[scorer.name] = np.where(meaningless, np.nan, scorer.values(pool.scores))
         bad[scorer.name] = ~np.isfinite(values[scorer.name]) & ~meaningless
-    bad["sketch"] = ~_finite_rows(pool.sketch)
+    bad[clustered] = ~_finite_rows(features)
     counts = {name: int(mask.sum()) for name, mask in bad.items() if mask.any()}
-    usable, at_fault, sketch = np.ones(len(pool), dtype=bool), np.full(len(pool), "", dtype=object), pool.sketch
+    usable, at_fault = np.ones(len(pool), dtype=bool), np.full(len(pool), "", dtype=object)
     if counts and policy == "raise":
         name = next(iter(counts))
         at = np.flatnonzero(bad[name])
@@ -74,9 +77,9 @@ def screen(pool: Pool, scorers: Sequence[Scorer], policy: OnNonFinite) -> Screen
     elif counts:
         for name in values.keys() & counts.keys():
             values[name] = np.where(bad[name], 0.0, values[name])
-        if "sketch" in counts:
-            sketch = np.where(np.isfinite(sketch), sketch, 0)
-    return Screened(usable, values, sketch, at_fault, counts)
+        if clustered in counts:
+            features = np.where(np.isfinite(features), features, 0)
+    return Screened(usable, values, features, at_fault, counts)
 
 
 def without_pictures(columns: Mapping[str, NDArray[np.float64]], n: int) -> NDArray[np.bool_]:

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from adaptinf.config import SelectionConfig
 from adaptinf.errors import ConfigError
+from adaptinf.selection.new_share import NewShare
 from adaptinf.selection.pool import Needs, Pool, Selection
 
 ENTRY_POINTS = "adaptinf.selectors"
@@ -58,7 +59,7 @@ def selector_names() -> list[str]:
 
 
 def make_selector(name: str, config: SelectionConfig | None = None) -> Selector:
-    """The selector of this name, made for these settings (default: the defaults).
+    """The selector of this name, made for these settings (default: the defaults); ``new_share`` splits its budget.
 
     A registered name wins over an entry point of the same name.
 
@@ -66,6 +67,11 @@ def make_selector(name: str, config: SelectionConfig | None = None) -> Selector:
         ConfigError: the name is unknown (the nearest one is named), or its entry point makes no selector.
     """
     config = config or SelectionConfig()
+    selector = _make(name, config)
+    return selector if config.new_share is None else NewShare(selector, config.new_share)
+
+
+def _make(name: str, config: SelectionConfig) -> Selector:
     if name in _FACTORIES:
         return _FACTORIES[name](config)
     for point in entry_points(group=ENTRY_POINTS):

@@ -14,7 +14,7 @@ Runs = dict[tuple[int, int], Row]
 """The runs of one strategy, by order and seed."""
 
 PRESETS = ("adaptinf", "paper")
-ADAPTINF, REFERENCES = "adaptinf", ("multitask", "sequential")
+ADAPTINF = "adaptinf"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _eighth(found: dict[tuple[str, float, str], Runs], stream: str) -> Iterator[
     others = {
         name: runs
         for (its_stream, budget, name), runs in found.items()
-        if (its_stream, budget) == (stream, 0.125) and name != ADAPTINF and runs.keys() & mine.keys()
+        if (its_stream, budget) == (stream, 0.125) and runs.keys() & mine.keys() and not name.startswith(ADAPTINF)
     }
     for measure, called in (("average_accuracy", "average accuracy"), ("worst_task", "worst task")):
         about, wanted = f"`{ADAPTINF}`, {stream}, 12.5 %: {called}", "above every other selector's"

@@ -77,6 +77,29 @@ def main_rows() -> Iterator[Cell]:
             yield Cell("redundant", order, seed, strategy, 0.25)
 
 
+ABLATIONS = (
+    *(f"paper features.layers={layer}" for layer in ("first", "last", "all")),
+    *(f"paper features.sketch={kind}" for kind in ("rademacher", "xorts")),
+    *(f"paper features.k={size}" for size in (64, 4096)),
+    *(f"paper selection.n_clusters={k}" for k in (5, 20, "auto")),
+    *(f"paper selection.bins={bins}" for bins in (10, 100)),
+    "paper selection.cluster_by=hidden",
+    "paper selection.scores=ranks",
+    "paper features.refresh=arrival",
+    *(f"paper pruning.pool_budget={share}" for share in (0.75, 0.5, 0.25)),
+    *(f"{of} selection.new_share={share}" for of in ("paper", "adaptinf") for share in (0.1, 0.3, 0.5)),
+    *(f"{of} training.carry_lora={carry}" for of in ("paper", "adaptinf") for carry in ("merge", "fresh")),
+)
+"""What the paper leaves open, one setting at a time."""
+
+
+def ablation_rows() -> Iterator[Cell]:
+    """Every setting on the cheaper stream at an eighth, seed by seed."""
+    for seed in SEEDS[:2]:
+        for strategy in ABLATIONS:
+            yield Cell("text", seed % len(ORDERS), seed, strategy, 0.125)
+
+
 def rival_rows() -> Iterator[Cell]:
     """Every other selector, seed by seed, and the other budgets."""
     for budget in BUDGETS:
@@ -90,7 +113,11 @@ def rival_rows() -> Iterator[Cell]:
                         yield Cell(stream, seed % len(ORDERS), seed, strategy, budget)
 
 
-GRIDS: dict[str, Callable[[], Iterator[Cell]]] = {"main": main_rows, "rivals": rival_rows}
+GRIDS: dict[str, Callable[[], Iterator[Cell]]] = {
+    "main": main_rows,
+    "rivals": rival_rows,
+    "ablations": ablation_rows,
+}
 
 
 def read(file: Path) -> list[dict[str, Any]]:

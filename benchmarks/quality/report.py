@@ -17,6 +17,10 @@ COLUMNS = (
     "worst task", "answers' NLL", "minus random replay's", "selecting", "of the training saved",
     "training", "same score at random",
 )  # fmt: skip
+SETTING_COLUMNS = (
+    "with settings", "runs", "average accuracy", "minus without them", "worst task", "answers' NLL",
+    "minus without them", "near-duplicates dropped", "selecting", "training",
+)  # fmt: skip
 GOAL_COLUMNS = ("goal", "wanted", "found", "met")
 _WIDTH, _LEFT, _ROW = 760, 230, 22
 _TITLE = "adaptinf: quality of selection"
@@ -35,12 +39,13 @@ _LEAD = (
 
 def markdown(summaries: Sequence[Summary], found: Sequence[Goal]) -> str:
     """The goals, and a table a stream and budget. Scores in percent, with 95 % intervals over seeds and orders."""
-    parts = ["| " + " | ".join(GOAL_COLUMNS) + " |", "|" + "---|" * len(GOAL_COLUMNS)]
-    parts += ["| " + " | ".join(_goal(goal)) + " |" for goal in found] + [""]
+    parts = [*_table(GOAL_COLUMNS, [_goal(goal) for goal in found]), ""]
     for (stream, budget), rows in _tables(summaries):
         parts += [f"### {stream}, {_budget(budget)}", "", *([leak, ""] if (leak := _leakage(rows)) else [])]
-        parts += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-        parts += ["| " + " | ".join(_cells(row)) + " |" for row in rows] + [""]
+        plain, settings = _split(rows)
+        parts += [*_table(COLUMNS, [_cells(row) for row in plain]), ""]
+        if settings:
+            parts += [*_table(SETTING_COLUMNS, [_setting(row) for row in settings]), ""]
     return "\n".join(parts)
 
 
@@ -51,9 +56,20 @@ def page(summaries: Sequence[Summary], found: Sequence[Goal]) -> str:
     for (stream, budget), rows in _tables(summaries):
         about = f"{STREAMS[stream].about}. {_leakage(rows)}"
         parts.append(f"<h2>{escape(stream)}, {_budget(budget)}</h2><p>{escape(about)}</p>")
-        parts.append(_chart(rows))
-        parts += _html_table(COLUMNS, [_cells(row) for row in rows])
+        plain, settings = _split(rows)
+        parts += [_chart(plain), *_html_table(COLUMNS, [_cells(row) for row in plain])]
+        if settings:
+            parts += _html_table(SETTING_COLUMNS, [_setting(row) for row in settings])
     return "\n".join([*parts, "</html>"])
+
+
+def _split(rows: Sequence[Summary]) -> tuple[list[Summary], list[Summary]]:
+    """Strategies, and strategies with settings of their own, which are compared with the same without."""
+    return [row for row in rows if " " not in row.strategy], [row for row in rows if " " in row.strategy]
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(row) + " |" for row in (columns, ["---"] * len(columns), *rows)]
 
 
 def _html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -97,11 +113,32 @@ def _cells(row: Summary) -> list[str]:
         show("worst_task", _percent),
         show("final_nll", lambda e: f"{e.mean:.2f}"),
         _difference(row.nll_gain) if row.nll_gain else "",
-        f"{row.measures['selection_seconds'].mean:.1f} s, {row.measures['selection_flops'].mean / 1e12:.2f} TFLOP",
+        _cost(row, "selection"),
         "" if row.budget == 1 else f"{100 * _share(row):.1f} %",
-        f"{row.measures['training_seconds'].mean:.1f} s, {row.measures['training_flops'].mean / 1e12:.2f} TFLOP",
+        _cost(row, "training"),
         "" if row.budget == 1 else "never" if row.random_budget is None else f"{100 * row.random_budget:.0f} %",
     ]
+
+
+def _setting(row: Summary) -> list[str]:
+    near = row.measures.get("near_duplicates")
+    return [
+        row.strategy,
+        str(row.measures["average_accuracy"].n),
+        _percent(row.measures["average_accuracy"]),
+        _signed(row.gain) if row.gain else "",
+        _percent(row.measures["worst_task"]),
+        f"{row.measures['final_nll'].mean:.2f}",
+        _difference(row.nll_gain) if row.nll_gain else "",
+        f"{100 * near.mean:.0f} %" if near else "",
+        _cost(row, "selection"),
+        _cost(row, "training"),
+    ]
+
+
+def _cost(row: Summary, stage: str) -> str:
+    seconds, flops = (row.measures[f"{stage}_{unit}"].mean for unit in ("seconds", "flops"))
+    return f"{seconds:.1f} s, {flops / 1e12:.2f} TFLOP"
 
 
 def _share(row: Summary) -> float:

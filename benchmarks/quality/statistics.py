@@ -30,9 +30,9 @@ class Estimate:
 class Summary:
     """One strategy at one budget on one stream.
 
-    ``gain`` is its average accuracy minus that of random replay at the same budget, paired by seed and order,
-    ``nll_gain`` and ``forgetting_gain`` the same of the answers' NLL and of forgetting (below 0 is better),
-    ``random_budget`` the budget at which random replay is as accurate.
+    ``gain`` is its average accuracy minus that of random replay at the same budget, or, of a strategy with settings of
+    its own, minus the same without them; paired by seed and order. ``nll_gain`` is the same of the answers' NLL (below
+    0 is better), ``random_budget`` the budget at which random replay is as accurate.
     """
 
     stream: str
@@ -41,7 +41,6 @@ class Summary:
     measures: dict[str, Estimate]
     gain: Estimate | None
     nll_gain: Estimate | None
-    forgetting_gain: Estimate | None
     random_budget: float | None
 
 
@@ -67,14 +66,20 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[Summary]:
             strategy,
             {name: estimate(known) for name in MEASURES if (known := _known(runs.values(), name))},
             *(
-                _paired(runs, groups.get((stream, budget, "random_replay"), {}), name)
-                for name in ("average_accuracy", "final_nll", "forgetting")
+                _paired(runs, groups.get((stream, budget, against(strategy)), {}), name)
+                for name in ("average_accuracy", "final_nll")
             ),
             _cost(curves[stream], runs),
         )
         for (stream, budget, strategy), runs in groups.items()
     ]
     return sorted(made, key=lambda s: (s.stream, s.budget, -s.measures["average_accuracy"].mean, s.strategy))
+
+
+def against(strategy: str) -> str:
+    """What a strategy is compared with."""
+    plain, *settings = strategy.split()
+    return plain if settings else "random_replay"
 
 
 def _known(rows: Any, name: str) -> list[float]:

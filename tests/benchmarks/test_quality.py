@@ -168,6 +168,18 @@ def test_differences_are_paired_and_costs_read_from_randoms_curve() -> None:
     assert found["random_replay", 0.25].gain is None
 
 
+def test_settings_are_compared_with_the_same_without_them() -> None:
+    rows = [row(cell, 0.3) for cell in cells("random_replay", 0.25)] + [row(cell, 0.4) for cell in cells("paper", 0.25)]
+    rows += [row(cell, 0.45, final_nll=1.5) for cell in cells("paper features.k=64", 0.25)]
+    found = {s.strategy: s for s in summarise(rows)}
+    settings, plain = found["paper features.k=64"], found["paper"]
+    assert settings.gain is not None and settings.gain.mean == pytest.approx(0.05)
+    assert settings.nll_gain is not None and settings.nll_gain.mean == pytest.approx(0.5)
+    assert plain.gain is not None and plain.gain.mean == pytest.approx(0.1)
+    (line,) = [line for line in markdown(list(found.values()), []).splitlines() if "features.k=64" in line]
+    assert line.split(" | ")[2:7] == ["45.0 ± 0.0", "+5.0 ± 0.0", "22.5 ± 0.0", "1.50", "+0.500 ± 0.000"]
+
+
 def test_report_holds_every_strategy(tmp_path: Path) -> None:
     rows = [row(cell, 0.4 + cell.seed / 50) for cell in cells("random_replay", 0.25)]
     rows += [row(cell, 0.5, final_nll=0.9 + cell.seed / 100) for cell in cells("paper", 0.25)]

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from adaptinf.config import SelectionConfig
 from adaptinf.errors import (
@@ -33,6 +34,7 @@ from adaptinf.selection import (
     select,
     water_fill,
 )
+from adaptinf.selection.adapt_infinity import _ranks
 
 
 def make_table(n: int, *, groups: int = 3, seed: int = 0, text_only: float = 0.3) -> tuple[pa.Table, np.ndarray]:
@@ -359,6 +361,54 @@ def test_what_each_preset_reads() -> None:
     assert set(make_selector("released", everything).needs().scores) == {
         "mean_exp_nll", "entropy_all", "el2n", "grad_norm", "nll_without_image",
     }  # fmt: skip
+
+
+def test_clusters_may_be_of_hidden_means() -> None:
+    table, features = make_table(300)
+    by_sketch = AdaptInfinity(n_clusters=3)
+    by_hidden = make_selector("paper", SelectionConfig(n_clusters=3, cluster_by="hidden"))
+    assert isinstance(by_hidden, AdaptInfinity) and (by_hidden.needs().sketch, by_hidden.needs().hidden) == (
+        False,
+        True,
+    )
+    pool = Pool.from_table(table, hidden=features)
+    expected = by_sketch.select(Pool.from_table(table, sketch=features), 90, 5)
+    assert by_id(table, by_hidden.select(pool, 90, 5)) == by_id(table, expected)
+    with pytest.raises(DataError, match="has no hidden"):
+        by_hidden.select(Pool.from_table(table, sketch=features), 90, 5)
+    spoiled = features.copy()
+    spoiled[7, 3] = np.nan
+    with pytest.raises(NonFiniteError, match="1 of 300 samples have a hidden that is not finite"):
+        by_hidden.select(Pool.from_table(table, hidden=spoiled), 90, 5)
+
+
+def test_ranks_hold_no_scale() -> None:
+    """A scorer under any increasing map decides the same by ranks, and another thing by its values; ranks themselves
+    are used as they are."""
+    table, features = make_table(300)
+    names = ("entropy", "el2n")
+    warped = replace(table, "el2n", np.exp(9 * table["el2n"].to_numpy()))
+    by_ranks, by_value = (AdaptInfinity(n_clusters=3, scorers=names, scores=scores) for scores in ("ranks", "raw"))
+
+    def decide(selector: AdaptInfinity, table: pa.Table) -> dict[str, tuple[object, ...]]:
+        return by_id(table, selector.select(Pool.from_table(table, sketch=features), 90, 5))
+
+    assert decide(by_ranks, table) == decide(by_ranks, warped)
+    assert decide(by_value, table) != decide(by_value, warped)
+    ranked = table
+    for name in names:
+        ranked = replace(ranked, name, (stats.rankdata(table[name].to_numpy()) - 0.5) / 300)
+    assert decide(by_ranks, table) == decide(by_value, ranked)
+    made = by_ranks.select(Pool.from_table(table, sketch=features), 90, 5)
+    chose = np.array(made.scorer) == "el2n"
+    assert chose.any() and (made.score[chose] == table["el2n"].to_numpy()[chose]).all()  # what is shown is the value
+
+
+def test_ranks_are_of_those_that_have_the_score() -> None:
+    values = np.array([3.0, 1.0, np.nan, 3.0, 9.0])
+    found = _ranks(values, np.array([True, True, True, True, False]))
+    assert found[[0, 1, 3]] == pytest.approx([2 / 3, 1 / 6, 2 / 3]) and np.isnan(found[[2, 4]]).all()
+    assert np.isnan(_ranks(values, np.zeros(5, bool))).all()
 
 
 def test_scorer_formulas_on_one_sample() -> None:

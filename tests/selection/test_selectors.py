@@ -50,6 +50,34 @@ def test_random_replay_draws_the_budget_uniformly() -> None:
     assert random.needs() == Needs()
 
 
+@pytest.mark.parametrize(("share", "budget", "for_new"), [(0.3, 10, 3), (0.5, 39, 15), (0.0, 30, 5), (1.0, 12, 12)])
+def test_the_arriving_dataset_may_have_a_share_of_its_own(share: float, budget: int, for_new: int) -> None:
+    """15 of 40 are new; a side that holds fewer than its part leaves the rest to the other."""
+    pool = make_pool()
+    made = make_selector("random", SelectionConfig(new_share=share)).select(pool, budget, 3)
+    assert made.selected[pool.is_new].sum() == for_new and made.selected.sum() == budget
+    for rows, part in ((pool.is_new, for_new), (~pool.is_new, budget - for_new)):
+        if part:
+            alone = make_selector("random").select(pool.take(np.flatnonzero(rows)), part, 3)
+            assert (made.selected[rows] == alone.selected).all()
+            assert np.array(made.reason)[rows].tolist() == alone.reason
+        else:
+            assert set(np.array(made.reason)[rows]) == {"left out: no budget for its side"}
+    assert (made.summary["n_selected"], made.summary["new_share"]) == (budget, share)
+
+
+def test_clusters_of_the_two_sides_have_numbers_of_their_own() -> None:
+    rng = np.random.default_rng(0)
+    ids, new = [f"id{i:02d}" for i in range(60)], np.arange(60) >= 40
+    pool = Pool(ids, ["t"] * 60, new, {"el2n": rng.random(60)}, hidden=rng.normal(size=(60, 4)).astype(np.float32))
+    config = SelectionConfig(n_clusters=3, new_share=0.4)
+    selector = make_selector("dbp", config)
+    assert selector.needs() == make_selector("dbp").needs() and selector.name == "dbp"
+    made = selector.select(pool, 20, 0)
+    assert set(made.cluster[new]) == {0, 1, 2} and set(made.cluster[~new]) == {3, 4, 5} and made.summary["k"] == 6
+    assert made.summary["parts"]["old"]["k"] == 3
+
+
 def test_histories_are_aligned_and_taken_along() -> None:
     pool = Pool(["a", "b", "c"], ["t"] * 3, np.zeros(3, bool), n_trained=np.array([5, 6, 7]))
     taken = pool.take(np.array([2, 0])).n_trained
