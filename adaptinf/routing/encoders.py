@@ -1,0 +1,170 @@
+"""Requests as vectors, by a frozen model and without their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any, Literal, Protocol
+
+import torch
+from adaptinf_kernels import Sketch
+from torch import Tensor, nn
+
+from adaptinf.capture import extract, find_targets
+from adaptinf.data import Message, Sample
+from adaptinf.errors import ConfigError
+from adaptinf.models import Encoded, LanguageModel
+
+Pooling = Literal["last", "mean"]
+
+
+class RequestEncoder(Protocol):
+    """What a router sees of a request. The answer of a sample is never read."""
+
+    def __call__(self, samples: Sequence[Sample]) -> Tensor:
+        """float32 [N, d] on the CPU, in the order of the samples, independent of the batch beyond rounding."""
+        ...
+
+    def identity(self) -> dict[str, str]:
+        """What decides the vectors; a saved router is loaded for the same identity alone."""
+        ...
+
+
+class HiddenEncoder:
+    """A hidden state of a frozen language model at the prompt, which ends where the answer begins.
+
+    ``pooling="last"``: at the prompt's last token (SwitchCIT); ``"mean"``: the mean over its tokens. ``layer="last"``:
+    what the head reads, after the final norm; a number: the output of that decoder layer, negative from the end.
+    Adapters of ``lm`` are switched off, so that adding one changes no route. A prompt longer than the context is an
+    error: cut off on the right, its last token would be some token in the middle.
+
+    Source: SwitchCIT, switchnet.py (OPT-125m, last layer, last token).
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        *,
+        layer: int | Literal["last"] = "last",
+        pooling: Pooling = "last",
+        batch_size: int = 32,
+    ) -> None:
+        count = len(lm.decoder_layers)
+        if layer != "last" and not -count <= layer < count:
+            raise ConfigError(f"is {layer}, the model has {count} layers", item="layer", remedy="name one of them")
+        if pooling not in ("last", "mean"):
+            raise ConfigError(f"is {pooling!r}", item="pooling", remedy="choose last or mean")
+        self.lm, self.batch_size = lm, batch_size
+        self.layer: int | Literal["last"] = layer
+        self.pooling: Pooling = pooling
+
+    @torch.no_grad()
+    def __call__(self, samples: Sequence[Sample]) -> Tensor:
+        self.lm.encoder.prepare(samples)
+        prompts = [self.lm.encoder.encode_prompt(sample) for sample in samples]
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].input_ids))
+        rows: dict[int, Tensor] = {}
+        with _frozen(self.lm.model):
+            for start in range(0, len(order), self.batch_size):
+                chosen = order[start : start + self.batch_size]
+                rows.update(zip(chosen, self._pooled([prompts[i] for i in chosen]), strict=True))
+        if not rows:
+            return torch.empty(0, self.lm.text_config.hidden_size)
+        return torch.stack([rows[i] for i in range(len(prompts))])
+
+    def identity(self) -> dict[str, str]:
+        return {"encoder": "hidden", "layer": str(self.layer), "pooling": self.pooling, **_base_identity(self.lm)}
+
+    def _pooled(self, prompts: Sequence[Encoded]) -> Tensor:
+        states = self._states(self.lm.encoder.collate(prompts)).float().cpu()
+        lengths = torch.tensor([len(one.input_ids) for one in prompts])
+        if self.pooling == "last":
+            return states[torch.arange(len(prompts)), lengths - 1]
+        inside = torch.arange(states.shape[1]) < lengths[:, None]
+        return (states.double() * inside[..., None]).sum(1).div(lengths[:, None]).float()
+
+    def _states(self, batch: dict[str, Tensor]) -> Tensor:
+        if self.layer == "last":
+            return self.lm.hidden_states(batch)
+        kept: list[Tensor] = []
+        _, layer = self.lm.decoder_layers[self.layer]
+
+        def keep(_: nn.Module, __: Any, output: Any) -> None:
+            kept.append(output[0] if isinstance(output, tuple) else output)
+
+        hook = layer.register_forward_hook(keep)
+        try:
+            self.lm.hidden_states(batch)
+        finally:
+            hook.remove()
+        return kept[0]
+
+
+class SketchEncoder:
+    """Sketch of the gradient that a request's own words would make: the prompt is taken as an answer to nothing.
+
+    With z the sketch, cosines of rows estimate cosines of these gradients (:mod:`adaptinf.capture`). ``layers`` are the
+    full Linear weights of these decoder layers. Ours.
+    """
+
+    def __init__(
+        self, lm: LanguageModel, *, k: int = 512, layers: Literal["first", "middle", "last"] = "middle"
+    ) -> None:
+        self.lm, self.sketch = lm, Sketch("sjlt", k)
+        self.layers: Literal["first", "middle", "last"] = layers
+
+    def __call__(self, samples: Sequence[Sample]) -> Tensor:
+        if not samples:
+            return torch.empty(0, self.sketch.k)
+        asked = [
+            replace(sample, messages=(Message("user", sample.images or ("",)),), answer=sample.prompt)
+            for sample in samples
+        ]
+        with _frozen(self.lm.model):
+            targets = {_plain(name): weight for name, weight in find_targets(self.lm, self.layers, "linear").items()}
+            found = extract(
+                self.lm, asked, sketch=self.sketch, targets=targets, scores=(), hidden=None, description="routing"
+            )
+        assert found.sketch is not None  # asked for above
+        return torch.as_tensor(found.sketch)
+
+    def identity(self) -> dict[str, str]:
+        return {"encoder": "sketch", "sketch": str(self.sketch), "layers": self.layers, **_base_identity(self.lm)}
+
+
+class PictureEncoder:
+    """Mean feature of a request's pictures by a frozen picture encoder: for those that have any.
+
+    ``features`` maps an Image to a float tensor [.., d]; all but the last dimension are averaged.
+    """
+
+    def __init__(self, features: Any, name: str) -> None:
+        self.features, self.name = features, name
+
+    def __call__(self, samples: Sequence[Sample]) -> Tensor:
+        """float32 [N, d]; a row of NaN for a sample without pictures."""
+        means = [
+            torch.stack([self.features[image].float().flatten(0, -2).mean(0) for image in sample.images]).mean(0)
+            if sample.images
+            else None
+            for sample in samples
+        ]
+        width = next((len(mean) for mean in means if mean is not None), 1)
+        return torch.stack([torch.full((width,), torch.nan) if mean is None else mean for mean in means])
+
+    def identity(self) -> dict[str, str]:
+        return {"encoder": "pictures", "name": self.name}
+
+
+def _plain(name: str) -> str:
+    """A base weight's name without what peft puts around it: the sketch is a function of the name."""
+    return name.replace("base_model.model.", "").replace("base_layer.", "")
+
+
+def _frozen(model: nn.Module) -> Any:
+    return model.disable_adapter() if hasattr(model, "peft_config") else nullcontext()  # pyright: ignore[reportCallIssue]
+
+
+def _base_identity(lm: LanguageModel) -> dict[str, str]:
+    return {key: value for key, value in lm.identity().items() if key != "adapter"}

@@ -1,0 +1,79 @@
+"""Requests whose vectors are given, and a tiny Llama that makes some."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from adaptinf.data import Sample
+from adaptinf.models import LanguageModel, wrap
+
+
+class Given:
+    """An encoder that looks vectors up by the sample's id."""
+
+    def __init__(self, vectors: dict[str, np.ndarray], name: str = "given") -> None:
+        self.vectors, self.name = vectors, name
+
+    def __call__(self, samples: Sequence[Sample]) -> Tensor:
+        return torch.tensor(np.stack([self.vectors[sample.id] for sample in samples]), dtype=torch.float32)
+
+    def identity(self) -> dict[str, str]:
+        return {"encoder": self.name}
+
+
+def request(id: str, task: str = "", text: str = "hello") -> Sample:
+    return Sample.from_instruction(id, text, "", task=task)
+
+
+@pytest.fixture
+def blobs() -> Callable[..., tuple[dict[str, list[Sample]], Given]]:
+    """``blobs(tasks, per_task)``: well separated groups of vectors, one a task."""
+
+    def make(tasks: int = 4, per_task: int = 30, *, seed: int = 0, width: int = 12, spread: float = 0.25):
+        rng = np.random.default_rng(seed)
+        centres = np.eye(tasks, width) + 0.5
+        vectors, samples = {}, {}
+        for task in range(tasks):
+            name = f"task{task}"
+            samples[name] = [request(f"{name}-{i}", name) for i in range(per_task)]
+            for sample in samples[name]:
+                vectors[sample.id] = centres[task] + spread * rng.normal(size=width) / np.sqrt(width)
+        return samples, Given(vectors)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def llama() -> Callable[[], LanguageModel]:
+    """A new tiny Llama with the same weights at every call."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE(vocab={sign: i for i, sign in enumerate(["<s>", "</s>", *alphabet])}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=256,
+        initializer_range=0.3,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+
+    def make() -> LanguageModel:
+        torch.manual_seed(0)
+        return wrap(LlamaForCausalLM(config).eval(), tokenizer, name="tiny-llama")
+
+    return make
