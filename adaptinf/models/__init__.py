@@ -6,7 +6,15 @@ from adaptinf.models.collate import Encoded
 from adaptinf.models.encoding import Encoder, ImageTextEncoder, TextEncoder
 from adaptinf.models.language_model import LanguageModel, wrap
 from adaptinf.models.loading import load_model
-from adaptinf.models.lora import add_lora, load_adapter, merge_lora, remove_lora, save_adapter, trainable_parameters
+from adaptinf.models.lora import (
+    add_lora,
+    load_adapter,
+    merge_lora,
+    read_adapter,
+    remove_lora,
+    save_adapter,
+    trainable_parameters,
+)
 
 __all__ = [
     "Encoded",
@@ -18,6 +26,7 @@ __all__ = [
     "load_adapter",
     "load_model",
     "merge_lora",
+    "read_adapter",
     "remove_lora",
     "save_adapter",
     "trainable_parameters",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from inspect import signature
 from typing import Any
@@ -157,12 +157,18 @@ class LanguageModel:
         return F.cross_entropy(logits.float(), targets[answers], reduction="sum")
 
     def generate(
-        self, samples: Sequence[Sample], *, max_new_tokens: int, batch_size: int, progress: str = ""
+        self,
+        samples: Sequence[Sample],
+        *,
+        max_new_tokens: int,
+        batch_size: int,
+        progress: str = "",
+        around: Callable[[list[int]], AbstractContextManager[None]] | None = None,
     ) -> list[str]:
         """Greedy answers, in the order of ``samples``; the same for every batch size up to rounding.
 
         A batch is left-padded and holds prompts of like length. It stops at the template's end-of-turn token, EOS,
-        or the context's end.
+        or the context's end. It is run inside ``around(numbers of its samples, in the order of its rows)``.
         """
         self.encoder.prepare(samples)
         prompts = [self.encoder.encode_prompt(sample) for sample in samples]
@@ -173,7 +179,9 @@ class LanguageModel:
                 chosen = order[start : start + batch_size]
                 batch = self.encoder.collate([prompts[i] for i in chosen], padding_side="left")
                 room = self.encoder.max_length - batch["input_ids"].shape[1]
-                for i, ids in zip(chosen, self._greedy(batch, min(max_new_tokens, room)), strict=True):
+                with around(chosen) if around else nullcontext():
+                    made = self._greedy(batch, min(max_new_tokens, room))
+                for i, ids in zip(chosen, made, strict=True):
                     answers[i] = self.encoder.decode(ids)
                 bar.update(len(chosen))
         return answers

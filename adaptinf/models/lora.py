@@ -78,7 +78,7 @@ def load_adapter(lm: LanguageModel, directory: Path) -> None:
     Raises ArtefactError where the directory is no adapter of safetensors, AdapterMismatchError naming the missing,
     unexpected and misshapen weights where it does not fit; the model is then unchanged.
     """
-    config, state = _read(directory)
+    config, state = read_adapter(directory)
     fresh = not _is_adapted(lm)
     before = lm.model
     try:
@@ -140,7 +140,11 @@ def _peft_config(lm: LanguageModel, config: LoraConfig) -> peft.LoraConfig:
     )
 
 
-def _read(directory: Path) -> tuple[peft.LoraConfig, dict[str, Tensor]]:
+def read_adapter(directory: Path) -> tuple[peft.LoraConfig, dict[str, Tensor]]:
+    """Settings and weights of a standard directory, as they are written there.
+
+    Raises ArtefactError where it is no adapter of safetensors, AdapterMismatchError where it is no LoRA.
+    """
     try:
         described = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
         state = load_file(directory / WEIGHTS)
