@@ -15,7 +15,7 @@ from benchmarks.quality.streams import STREAMS
 COLUMNS = (
     "strategy", "runs", "average accuracy", "minus random replay", "relative gain", "as learned", "forgetting",
     "worst task", "answers' NLL", "minus random replay's", "selecting", "of the training saved",
-    "training", "same score at random",
+    "training", "same score at random", "same NLL at random",
 )  # fmt: skip
 SETTING_COLUMNS = (
     "with settings", "runs", "average accuracy", "minus without them", "worst task", "answers' NLL",
@@ -116,8 +116,13 @@ def _cells(row: Summary) -> list[str]:
         _cost(row, "selection"),
         "" if row.budget == 1 else f"{100 * _share(row):.1f} %",
         _cost(row, "training"),
-        "" if row.budget == 1 else "never" if row.random_budget is None else f"{100 * row.random_budget:.0f} %",
+        _at_random(row, row.random_budget),
+        _at_random(row, row.random_budget_nll),
     ]
+
+
+def _at_random(row: Summary, budget: float | None) -> str:
+    return "" if row.budget == 1 else "never" if budget is None else f"{100 * budget:.0f} %"
 
 
 def _setting(row: Summary) -> list[str]:

@@ -32,7 +32,8 @@ class Summary:
 
     ``gain`` is its average accuracy minus that of random replay at the same budget, or, of a strategy with settings of
     its own, minus the same without them; paired by seed and order. ``nll_gain`` is the same of the answers' NLL (below
-    0 is better), ``random_budget`` the budget at which random replay is as accurate.
+    0 is better), ``random_budget`` the budget at which random replay is as accurate, ``random_budget_nll`` at which its
+    answers are as likely.
     """
 
     stream: str
@@ -42,6 +43,7 @@ class Summary:
     gain: Estimate | None
     nll_gain: Estimate | None
     random_budget: float | None
+    random_budget_nll: float | None
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -58,7 +60,9 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[Summary]:
     groups: dict[tuple[str, float, str], dict[tuple[int, int], dict[str, Any]]] = defaultdict(dict)
     for row in rows:
         groups[row["stream"], row["budget"], row["strategy"]][row["order"], row["seed"]] = row
-    curves = {stream: _random_curve(rows, stream) for stream in {row["stream"] for row in rows}}
+    streams = {row["stream"] for row in rows}
+    curves = {stream: _random_curve(rows, stream, "average_accuracy", "zero_shot_average", 1) for stream in streams}
+    nll_curves = {stream: _random_curve(rows, stream, "final_nll", "zero_shot_nll", -1) for stream in streams}
     made = [
         Summary(
             stream,
@@ -69,7 +73,8 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[Summary]:
                 _paired(runs, groups.get((stream, budget, against(strategy)), {}), name)
                 for name in ("average_accuracy", "final_nll")
             ),
-            _cost(curves[stream], runs),
+            _cost(curves[stream], runs, "average_accuracy", 1),
+            _cost(nll_curves[stream], runs, "final_nll", -1),
         )
         for (stream, budget, strategy), runs in groups.items()
     ]
@@ -93,27 +98,29 @@ def _paired(runs: dict, others: dict, name: str) -> Estimate | None:
     return estimate([runs[key][name] - others[key][name] for key in shared])
 
 
-def _random_curve(rows: Sequence[dict[str, Any]], stream: str) -> tuple[np.ndarray, np.ndarray]:
-    """Budgets and mean accuracies of random replay, made non-decreasing; 0 is the untrained model."""
+def _random_curve(
+    rows: Sequence[dict[str, Any]], stream: str, name: str, untrained: str, sign: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Budgets and ``sign`` times the means of random replay, made non-decreasing; 0 is the untrained model."""
     found: dict[float, list[float]] = defaultdict(list)
     for row in rows:
         if row["stream"] == stream:
-            if row["zero_shot_average"] is not None:
-                found[0.0].append(row["zero_shot_average"])
+            if row[untrained] is not None:
+                found[0.0].append(sign * row[untrained])
             if row["strategy"] == "random_replay":
-                found[row["budget"]].append(row["average_accuracy"])
+                found[row["budget"]].append(sign * row[name])
     budgets = np.array(sorted(found))
     return budgets, np.maximum.accumulate([np.mean(found[budget]) for budget in budgets])
 
 
-def _cost(curve: tuple[np.ndarray, np.ndarray], runs: dict) -> float | None:
+def _cost(curve: tuple[np.ndarray, np.ndarray], runs: dict, name: str, sign: int) -> float | None:
     """The least budget at which random replay is as good, by straight lines; None where it never is."""
-    budgets, accuracies = curve
-    wanted = float(np.mean([row["average_accuracy"] for row in runs.values()]))
-    if len(budgets) < 2 or wanted > accuracies[-1]:
+    budgets, values = curve
+    wanted = float(np.mean([sign * row[name] for row in runs.values()]))
+    if len(budgets) < 2 or wanted > values[-1]:
         return None
-    after = int(np.argmax(accuracies >= wanted))
+    after = int(np.argmax(values >= wanted))
     if after == 0:
         return 0.0
-    low, high = accuracies[after - 1], accuracies[after]
+    low, high = values[after - 1], values[after]
     return float(budgets[after - 1] + (budgets[after] - budgets[after - 1]) * (wanted - low) / (high - low))

@@ -157,14 +157,19 @@ def test_differences_are_paired_and_costs_read_from_randoms_curve() -> None:
     rows = [row(cell, 0.4 + noise[cell.seed]) for cell in cells("random_replay", 0.25)]
     rows += [row(cell, 0.6 + noise[cell.seed]) for cell in cells("random_replay", 0.5)]
     rows += [row(cell, 0.45 + noise[cell.seed]) for cell in cells("paper", 0.25)]
-    rows += [row(cell, 0.9) for cell in cells("multitask", 1.0)]
+    rows += [row(cell, 0.9, zero_shot_nll=5.0) for cell in cells("multitask", 1.0)]
+    for one in rows:
+        one["final_nll"] = {("random_replay", 0.25): 3.0, ("random_replay", 0.5): 2.0, ("paper", 0.25): 2.8}.get(
+            (one["strategy"], one["budget"]), 1.0
+        )
     found = {(s.strategy, s.budget): s for s in summarise(rows)}
     gain = found["paper", 0.25].gain
     assert gain is not None and gain.mean == pytest.approx(0.05) and gain.half == pytest.approx(0, abs=1e-12)
     assert found["paper", 0.25].measures["average_accuracy"].half > 0.1  # what pairing takes away
     # Random has 0.45 on average at 0.25 and 0.65 at 0.5; the preset 0.5.
     assert found["paper", 0.25].random_budget == pytest.approx(0.25 + 0.25 * 0.05 / 0.2)
-    assert found["multitask", 1.0].random_budget is None
+    assert found["paper", 0.25].random_budget_nll == pytest.approx(0.25 + 0.25 * 0.2)
+    assert found["multitask", 1.0].random_budget is None and found["multitask", 1.0].random_budget_nll is None
     assert found["random_replay", 0.25].gain is None
 
 
