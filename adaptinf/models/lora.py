@@ -64,12 +64,8 @@ def save_adapter(lm: LanguageModel, directory: Path) -> None:
     The same adapter gives the same bytes.
     """
     model = _adapted(lm)
-    directory.mkdir(parents=True, exist_ok=True)
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    save_file({name: state[name].detach().cpu().contiguous() for name in sorted(state)}, directory / WEIGHTS)
-    described = model.peft_config["default"].to_dict() | {"inference_mode": True, "base_model_name_or_path": lm.name}
-    text = json.dumps({key: _plain(value) for key, value in described.items()}, indent=2, sort_keys=True)
-    (directory / CONFIG).write_text(text + "\n", encoding="utf-8")
+    described = model.peft_config["default"].to_dict() | {"base_model_name_or_path": lm.name}
+    write_adapter(directory, described, get_peft_model_state_dict(model, save_embedding_layers=False))
 
 
 def load_adapter(lm: LanguageModel, directory: Path) -> None:
@@ -163,6 +159,14 @@ def read_adapter(directory: Path) -> tuple[peft.LoraConfig, dict[str, Tensor]]:
         raise AdapterMismatchError(f"its configuration is not understood ({error})", item=str(directory)) from error
     config.inference_mode = False
     return config, state
+
+
+def write_adapter(directory: Path, described: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """The two files of an adapter, from what ``peft.LoraConfig.to_dict`` gives and the weights by peft's names."""
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file({name: state[name].detach().cpu().contiguous() for name in sorted(state)}, directory / WEIGHTS)
+    plain = {key: _plain(value) for key, value in (*described.items(), ("inference_mode", True))}
+    (directory / CONFIG).write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _check(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], directory: Path) -> None:
