@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from adaptinf.errors import AdapterMismatchError, ArtefactError, ConfigError, NonFiniteError
 from adaptinf.models import LanguageModel
 from adaptinf.routing import operators
-from adaptinf.routing.saved_adapter import Factors, SavedAdapter, read_alike, shape_of, write_saved
+from adaptinf.routing.saved_adapter import LowRank, SavedAdapter, read_alike, shape_of, write_saved
 from adaptinf.store import create, write_json
 
 Method = Literal["cat", "svd", "product_of_sums", "linear", "ties", "dare_linear", "dare_ties"]
@@ -92,7 +92,7 @@ def merge(adapters: Sequence[Path], directory: Path, how: Merging) -> Merged:
     """Write one standard peft directory that stands for all ``adapters``, with ``merge.json`` beside the weights.
 
     ``adapters`` are peft directories of the same modules of one base; ranks, alphas and rsLoRA may differ where the
-    method allows it. Factors are written in float32, the scaling inside them.
+    method allows it. LowRank are written in float32, the scaling inside them.
 
     Raises ArtefactError where ``directory`` exists or an adapter cannot be read; AdapterMismatchError, IdentityError or
     NonFiniteError naming the adapter that cannot be merged; ConfigError for settings that do not fit the adapters.
@@ -189,7 +189,7 @@ def _weight(lm: LanguageModel, name: str, adapter: SavedAdapter) -> Tensor:
 
 def _merged(
     adapters: Sequence[SavedAdapter], how: Merging, names: Sequence[str]
-) -> tuple[dict[str, Factors], dict[str, tuple[float, float]]]:
+) -> tuple[dict[str, LowRank], dict[str, tuple[float, float]]]:
     """The float32 factors by module, and ``(||written - M||, ||M||)``."""
     weights = how.weights_of(len(adapters))
     modules, errors = {}, {}
@@ -207,7 +207,7 @@ def _merged(
     return modules, errors
 
 
-def _apply(how: Merging, name: str, parts: Sequence[Factors], weights: Sequence[float]) -> Factors:
+def _apply(how: Merging, name: str, parts: Sequence[LowRank], weights: Sequence[float]) -> LowRank:
     if how.method == "product_of_sums":
         return operators.product_of_sums(parts)
     if how.method == "svd":

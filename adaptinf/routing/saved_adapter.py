@@ -33,7 +33,7 @@ _BASE_UNCHANGED = (True, False, "gaussian", "orthogonal", "eva")
 """Values of init_lora_weights that leave the base weights as they are; the others (PiSSA, OLoRA ...) move a part."""
 
 
-class Factors(NamedTuple):
+class LowRank(NamedTuple):
     """What an adapter adds to one module's weight [out, in]: ``scaling * b @ a``."""
 
     a: Tensor
@@ -48,7 +48,7 @@ class SavedAdapter:
     """``modules`` by their names in the base model; ``base`` is the base model's name, empty where none is known."""
 
     directory: Path
-    modules: dict[str, Factors]
+    modules: dict[str, LowRank]
     base: str
     task_type: str | None
     fan_in_fan_out: bool
@@ -126,7 +126,7 @@ def read_alike(directories: Sequence[Path]) -> list[SavedAdapter]:
     return adapters
 
 
-def write_saved(directory: Path, modules: Mapping[str, Factors], like: SavedAdapter) -> None:
+def write_saved(directory: Path, modules: Mapping[str, LowRank], like: SavedAdapter) -> None:
     """A peft directory whose module m adds ``scaling_m B_m A_m``; base and kind of model are those of ``like``.
 
     The commonest rank and alpha become the configuration's, the others its patterns.
@@ -149,12 +149,12 @@ def write_saved(directory: Path, modules: Mapping[str, Factors], like: SavedAdap
     write_adapter(directory, config.to_dict(), state)
 
 
-def shape_of(factors: Factors) -> tuple[int, int]:
+def shape_of(factors: LowRank) -> tuple[int, int]:
     """``(out, in)`` of the module's weight."""
     return factors.b.shape[0], factors.a.shape[1]
 
 
-def _alpha(factors: Factors) -> int | float:
+def _alpha(factors: LowRank) -> int | float:
     alpha = factors.scaling * len(factors.a)
     return int(alpha) if float(alpha).is_integer() else alpha
 
@@ -175,7 +175,7 @@ def _check_plain(config: peft.LoraConfig, directory: Path) -> None:
             )
 
 
-def _factors(config: peft.LoraConfig, name: str, pair: Mapping[str, Tensor], directory: Path) -> Factors:
+def _factors(config: peft.LoraConfig, name: str, pair: Mapping[str, Tensor], directory: Path) -> LowRank:
     if len(pair) != 2:
         _refuse(directory, f"{name} has no lora_{'A' if 'B' in pair else 'B'}", "save it anew")
     try:
@@ -190,7 +190,7 @@ def _factors(config: peft.LoraConfig, name: str, pair: Mapping[str, Tensor], dir
         _refuse(directory, f"{name} has {tuple(b.shape)} and {tuple(a.shape)}, its rank is {rank}", "save it anew")
     if not math.isfinite(scaling):
         raise NonFiniteError(f"the scaling of {name} is {scaling}", item=str(directory), remedy="correct lora_alpha")
-    return Factors(a, b, scaling)
+    return LowRank(a, b, scaling)
 
 
 def _rank_and_scaling(config: peft.LoraConfig, name: str) -> tuple[int, float]:

@@ -20,7 +20,7 @@ from adaptinf.errors import AdapterMismatchError, ArtefactError, ConfigError, Id
 from adaptinf.models import LanguageModel
 from adaptinf.routing import operators
 from adaptinf.routing.merging import Merging, add_to_base, fuse, merge
-from adaptinf.routing.saved_adapter import Factors, read_saved
+from adaptinf.routing.saved_adapter import LowRank, read_saved
 from adaptinf.store import verify
 
 IDS = torch.arange(1, 13).reshape(2, 6)
@@ -297,7 +297,7 @@ def test_operators_hold_far_beyond_float32():
     generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
     for out, into in ((1, 7), (9, 1), (30, 20)):
-        parts = [Factors(draw(3, into), draw(out, 3), 0.3), Factors(draw(5, into), draw(out, 5), 2.0)]
+        parts = [LowRank(draw(3, into), draw(out, 3), 0.3), LowRank(draw(5, into), draw(out, 5), 2.0)]
         wanted = 0.3 * parts[0].b @ parts[0].a - 4.0 * parts[1].b @ parts[1].a
         tight = {"rtol": 0, "atol": 1e-13 * float(wanted.norm())}
         torch.testing.assert_close(operators.sum_of_products(parts, [1.0, -2.0]), wanted, **tight)
