@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from adaptinf.evaluation.continual import continual_metrics
-from adaptinf.evaluation.evaluate import TaskResult, evaluate_stream, evaluate_task, read_results, write_results
+from adaptinf.evaluation.evaluate import (
+    TaskResult,
+    evaluate_stream,
+    evaluate_task,
+    read_results,
+    summarise,
+    write_results,
+)
 from adaptinf.evaluation.metrics import corpus_bleu, metric_names, metric_versions, register_metric, score
 
 __all__ = [
@@ -17,5 +24,6 @@ __all__ = [
     "read_results",
     "register_metric",
     "score",
+    "summarise",
     "write_results",
 ]

@@ -123,7 +123,7 @@ def evaluate_task(
         },
         schema=SCHEMA,
     )
-    return _summary(task.name, task.metric, table, len(dropped), generation + flops)
+    return summarise(task.name, task.metric, table, len(dropped), generation + flops)
 
 
 def evaluate_stream(
@@ -183,11 +183,12 @@ def read_results(directory: Path) -> list[TaskResult]:
                 item=str(directory),
                 remedy="evaluate again",
             )
-        results.append(_summary(name, found["metric"][name], rows, found["n_dropped"][name], found["flops"][name]))
+        results.append(summarise(name, found["metric"][name], rows, found["n_dropped"][name], found["flops"][name]))
     return results
 
 
-def _summary(name: str, metric: str, table: pa.Table, n_dropped: int, flops: float) -> TaskResult:
+def summarise(name: str, metric: str, table: pa.Table, n_dropped: int, flops: float) -> TaskResult:
+    """The result of a task from its rows (``SCHEMA``)."""
     columns = ("score", "strict", "normalised", "nll")
     means = {column: math.fsum(table[column].to_pylist()) / len(table) for column in columns}
     n_unparsable = table["parsed"].to_pylist().count(False)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from adaptinf.config import LoraConfig
 from adaptinf.data import Sample
-from adaptinf.models import LanguageModel, wrap
+from adaptinf.models import LanguageModel, add_lora, save_adapter, wrap
 
 
 class Given:
@@ -77,3 +79,25 @@ def llama() -> Callable[[], LanguageModel]:
         return wrap(LlamaForCausalLM(config).eval(), tokenizer, name="tiny-llama")
 
     return make
+
+
+SETTINGS = {
+    "a": LoraConfig(r=4, alpha=8),
+    "b": LoraConfig(r=2, alpha=2, target_modules=["q_proj", "down_proj"]),
+    "c": LoraConfig(r=7, alpha=3, rslora=True),
+}
+"""Adapters of different ranks, scales and targets."""
+
+
+@pytest.fixture(scope="session")
+def saved(llama: Callable[[], LanguageModel], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    place = tmp_path_factory.mktemp("adapters")
+    for number, (name, config) in enumerate(SETTINGS.items()):
+        lm = llama()
+        add_lora(lm, config, seed=number)
+        torch.manual_seed(number)
+        for key, weight in lm.model.named_parameters():
+            if "lora_B" in key:
+                nn.init.normal_(weight, std=0.2)
+        save_adapter(lm, place / name)
+    return {name: place / name for name in SETTINGS}

@@ -15,17 +15,12 @@ from torch import nn
 from adaptinf.config import LoraConfig
 from adaptinf.data import Sample
 from adaptinf.errors import AdapterMismatchError, ArtefactError, ConfigError
-from adaptinf.models import LanguageModel, add_lora, save_adapter
+from adaptinf.models import LanguageModel, add_lora
 from adaptinf.routing import OracleRouter, RoutedModel
 from adaptinf.routing.adapters import Adapter, Factors
 from adaptinf.routing.dispatch import dispatched
 
 Llama = Callable[[], LanguageModel]
-SETTINGS = {
-    "a": LoraConfig(r=4, alpha=8),
-    "b": LoraConfig(r=2, alpha=2, target_modules=["q_proj", "down_proj"]),
-    "c": LoraConfig(r=7, alpha=3, rslora=True),
-}
 
 
 def requests() -> list[Sample]:
@@ -35,20 +30,6 @@ def requests() -> list[Sample]:
         Sample.from_instruction(f"r{i}", text, "yes", task=task)
         for i, (task, text) in enumerate(zip(tasks, texts, strict=True))
     ]
-
-
-@pytest.fixture(scope="module")
-def saved(llama: Llama, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    place = tmp_path_factory.mktemp("adapters")
-    for number, (name, config) in enumerate(SETTINGS.items()):
-        lm = llama()
-        add_lora(lm, config, seed=number)
-        torch.manual_seed(number)
-        for key, weight in lm.model.named_parameters():
-            if "lora_B" in key:
-                nn.init.normal_(weight, std=0.2)
-        save_adapter(lm, place / name)
-    return {name: place / name for name in SETTINGS}
 
 
 def served(llama: Llama, saved: dict[str, Path], **more: int) -> RoutedModel:
