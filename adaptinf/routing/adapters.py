@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +13,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from adaptinf.errors import AdapterMismatchError, ConfigError
-from adaptinf.models import LanguageModel, read_adapter
-
-_PREFIX = "base_model.model."
+from adaptinf.models import LanguageModel
+from adaptinf.routing.saved_adapter import read_saved, shape_of
 
 
 class Factors(NamedTuple):
@@ -43,42 +41,20 @@ class Adapter:
 def load_factors(lm: LanguageModel, directory: Path) -> Adapter:
     """Read a standard peft directory of a plain LoRA for the base model of ``lm``, into host memory.
 
-    Raises ArtefactError for what is no adapter of safetensors, AdapterMismatchError for one of another base model, or
-    with what plain factors cannot say (DoRA, biases, trained modules, embeddings, ranks by pattern).
+    Raises what :func:`adaptinf.routing.saved_adapter.read_saved` does, and AdapterMismatchError for an adapter of
+    another base model.
     """
-    config, state = read_adapter(directory)
-    extras = {
-        "use_dora": config.use_dora,
-        "bias": config.bias not in (None, "none"),
-        "modules_to_save": bool(config.modules_to_save),
-        "rank_pattern": bool(config.rank_pattern),
-        "alpha_pattern": bool(config.alpha_pattern),
-    }
-    if unknown := [name for name, present in extras.items() if present]:
-        raise AdapterMismatchError(
-            f"has {', '.join(unknown)}", item=str(directory), remedy="serve plain LoRA adapters, such as add_lora makes"
-        )
-    scale = config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
     modules = dict(lm.base.named_modules())
     factors = {}
-    for key in sorted(state):
-        name, kind, rest = key.removeprefix(_PREFIX).rpartition(".lora_A.")
-        if not kind:
-            if ".lora_B." not in key:
-                raise AdapterMismatchError(f"has {key}", item=str(directory), remedy="serve plain LoRA adapters")
-            continue
-        a, b = state[key], state.get(key.replace(".lora_A.", ".lora_B."))
-        expected = _sizes(modules.get(name))
-        found = None if b is None or b.shape[1] != a.shape[0] else (a.shape[1], b.shape[0])
-        if rest != "weight" or b is None or found is None or found != expected:
+    for name, one in read_saved(directory).modules.items():
+        found, expected = shape_of(one)[::-1], _sizes(modules.get(name))
+        if found != expected:
             raise AdapterMismatchError(
                 f"{name} does not fit {lm.name}: {found} instead of {expected}",
                 item=str(directory),
                 remedy="serve it with the base model that it was trained for",
             )
-        factors[name] = Factors(a.float().T.contiguous(), (b.float() * scale).T.contiguous())
-    if not factors:
-        raise AdapterMismatchError("has no LoRA weights", item=str(directory), remedy="train it again")
+        factors[name] = Factors(one.a.float().T.contiguous(), (one.b.float() * one.scaling).T.contiguous())
     return Adapter(directory, factors)
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
@@ -294,8 +294,7 @@ def _check_absent(directory: Path) -> None:
         )
 
 
-def _total(errors: Any) -> float:
-    errors = list(errors)
+def _total(errors: Collection[tuple[float, float]]) -> float:
     return _ratio(*(math.hypot(*(error[i] for error in errors)) for i in (0, 1)))
 
 

@@ -171,7 +171,9 @@ def _check_plain(config: peft.LoraConfig, directory: Path) -> None:
         plain = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         if field.name not in _WITHOUT_EFFECT | _ACCOUNTED_FOR and value != plain and value:
             _refuse(
-                directory, f"is not plain LoRA: {field.name}={value!r}", "train it with the other settings at default"
+                directory,
+                f"has {field.name}={value!r}, which plain LoRA has not",
+                "train it with the setting's default",
             )
 
 
@@ -187,7 +189,10 @@ def _factors(config: peft.LoraConfig, name: str, pair: Mapping[str, Tensor], dir
         _refuse(directory, f"has weights for {name}, which its target_modules leave out", "save it anew")
     a, b = pair["A"], pair["B"]
     if not rank == a.shape[0] == b.shape[1]:
-        _refuse(directory, f"{name} has {tuple(b.shape)} and {tuple(a.shape)}, its rank is {rank}", "save it anew")
+        said = f"rank_pattern={config.rank_pattern}" if config.rank_pattern else f"r={config.r}"
+        _refuse(
+            directory, f"has {said}, the factors of {name} are {tuple(b.shape)} and {tuple(a.shape)}", "save it anew"
+        )
     if not math.isfinite(scaling):
         raise NonFiniteError(f"the scaling of {name} is {scaling}", item=str(directory), remedy="correct lora_alpha")
     return LowRank(a, b, scaling)
@@ -201,5 +206,7 @@ def _rank_and_scaling(config: peft.LoraConfig, name: str) -> tuple[int, float]:
     return rank, alpha / math.sqrt(rank) if config.use_rslora else alpha / rank
 
 
-def _refuse(directory: Path, problem: str, remedy: str = "only LoRA on linear layers can be merged") -> NoReturn:
+def _refuse(
+    directory: Path, problem: str, remedy: str = "merge and serve plain LoRA on linear layers, such as add_lora makes"
+) -> NoReturn:
     raise AdapterMismatchError(problem, item=str(directory), remedy=remedy)

@@ -16,9 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from adaptinf.config import LoraConfig
+from adaptinf.data import Sample
 from adaptinf.errors import AdapterMismatchError, ArtefactError, ConfigError, IdentityError, NonFiniteError
-from adaptinf.models import LanguageModel
-from adaptinf.routing import operators
+from adaptinf.models import LanguageModel, add_lora, load_adapter, save_adapter, trainable_parameters
+from adaptinf.routing import OracleRouter, RoutedModel, operators
 from adaptinf.routing.merging import Merging, add_to_base, fuse, merge
 from adaptinf.routing.saved_adapter import LowRank, read_saved
 from adaptinf.store import verify
@@ -409,6 +411,35 @@ def test_what_cannot_be_fused(make, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_fused_adapters_are_served(llama, tmp_path):
+    """Of unequal rank and scaling by layer, through RoutedModel as through peft."""
+    tasks = {}
+    for seed, (task, config) in enumerate({"a": LoraConfig(r=4, alpha=8), "b": LoraConfig(r=7, rslora=True)}.items()):
+        lm = llama()
+        add_lora(lm, config, seed=seed)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in trainable_parameters(lm):
+                if "lora_B" in name:
+                    parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+        save_adapter(lm, tmp_path / task)
+        tasks[task] = tmp_path / task
+    fused = fuse(tasks, tmp_path / "fused", Merging("cat"), split=1).directories
+    served = RoutedModel(llama(), OracleRouter())
+    for task, folder in fused.items():
+        served.add_adapter(task, folder)
+    samples = [
+        Sample.from_instruction(str(i), text, "yes", task="") for i, text in enumerate(["one", "two", "or three"])
+    ]
+    names = ["a", "b", "a"]
+    for sample, task, found in zip(samples, names, served.logits(samples, tasks=names), strict=True):
+        lm = llama()
+        load_adapter(lm, fused[task])
+        with torch.no_grad():
+            wanted = lm.logits(lm.encoder.collate([lm.encoder.encode(sample)]))[0]
+        assert (found - wanted).abs().max() < 100 * ROUNDING * wanted.abs().max()
+
+
 @pytest.mark.slow
 def test_in_a_fresh_process_with_peft_alone(base, unlike, tmp_path):
     merge(unlike, tmp_path / "merged", Merging("cat", weights=WEIGHTS))
@@ -522,9 +553,10 @@ def test_broken_and_foreign_files(make, tmp_path):
         (broken(state | {"base_model.model.else.lora_E": torch.zeros(2)}), "else.lora_E"),
         (broken(changed(state[some][0])), "no factor"),
         (broken(changed(state[some].int())), "no factor"),
-        (broken(changed(state[some][:2])), "its rank is 4"),
-        (broken(r=8), "its rank is 8"),
-        (broken(r=0), "not understood|its rank is 0"),
+        (broken(changed(state[some][:2])), r"has r=4, the factors of \S+ are \(16, 4\) and \(2, 24\)"),
+        (broken(r=8), r"has r=8, the factors of \S+ are \(16, 4\) and \(4, 24\)"),
+        (broken(rank_pattern={"down_proj": 3}), "has rank_pattern={'down_proj': 3}, the factors of"),
+        (broken(r=0), "not understood"),
         (broken(lora_alpha="much"), "not understood"),
         (broken(rank_pattern=["q_proj"]), "not understood"),
         (broken(rank_pattern={"(": 4}), "not understood"),
