@@ -78,6 +78,10 @@ class NonFiniteError(AdaptinfError):
     """A loss, a gradient, a feature or a score is NaN or infinite."""
 
 
+class SolverError(AdaptinfError):
+    """A linear system has no solution by this method: it is not positive definite, or the iteration did not converge."""
+
+
 class AdapterMismatchError(AdaptinfError):
     """An adapter does not fit the model."""
 

@@ -1,0 +1,1 @@
+"""Which samples made the model what it is: inverse-Hessian products, unlearning, demonstrations, targeted ranking."""
