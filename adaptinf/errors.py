@@ -79,7 +79,7 @@ class NonFiniteError(AdaptinfError):
 
 
 class SolverError(AdaptinfError):
-    """A linear system has no solution by this method: it is not positive definite, or the iteration did not converge."""
+    """A linear system was not solved: it is not positive definite, or the iteration did not converge."""
 
 
 class AdapterMismatchError(AdaptinfError):

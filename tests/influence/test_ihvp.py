@@ -161,6 +161,22 @@ def test_minibatches_of_unequal_size_solve_the_whole_problem(problem: Logistic, 
     assert torch.equal(again.x, found.x)
 
 
+def test_a_step_follows_the_whole_gradient_of_one_batch(problem: Logistic, b: Tensor) -> None:
+    """By hand for one epoch over two batches: the batch's share is undone by their number, and there is no half."""
+    products, weights = batches(problem, [30, 10])
+    hessians = [product(torch.eye(D, dtype=torch.float64)) for product in products]
+    rate = 0.05
+    ends = []
+    for order in ((0, 1), (1, 0)):
+        x = torch.zeros(D, dtype=torch.float64)
+        for batch in order:
+            x = x - rate * (2 * weights[batch] * hessians[batch] @ x + DAMPING * x - b[0])
+        ends.append(x)
+    found = ihvp.minibatch(products, b[0], damping=DAMPING, weights=weights, learning_rate=rate, tolerance=0.99)
+    assert found.iterations == 1
+    assert min(error(found.x, end.numpy()) for end in ends) < 100 * EPS64
+
+
 def test_minibatches_say_when_they_diverge_or_stop_early(problem: Logistic, b: Tensor) -> None:
     products, weights = batches(problem, [20, 20])
     with pytest.raises(SolverError, match="diverged"):
