@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from inspect import signature
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -142,8 +142,9 @@ class LanguageModel:
         """[B, T, V], whatever the model makes of its head's output."""
         return self._forward(batch).logits
 
-    def answer_nll(self, batch: dict[str, Tensor]) -> Tensor:
-        """Sum over the answers' tokens of -log p, float32, with its graph where gradients are on.
+    def answer_nll(self, batch: dict[str, Tensor], *, reduction: Literal["sum", "none"] = "sum") -> Tensor:
+        """Sum over the answers' tokens of -log p, float32, with its graph where gradients are on; with ``none`` each
+        token's, row after row.
 
         The head is run on these tokens alone. What some models add to their own loss, such as the balance of experts,
         is not in it.
@@ -154,7 +155,7 @@ class LanguageModel:
             logits = self.head(self.hidden_states(batch)[:, :-1][answers])
         else:
             logits = self.logits(batch)[:, :-1][answers]
-        return F.cross_entropy(logits.float(), targets[answers], reduction="sum")
+        return F.cross_entropy(logits.float(), targets[answers], reduction=reduction)
 
     def generate(
         self,
