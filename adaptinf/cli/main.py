@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 
 from adaptinf import __version__
-from adaptinf.cli import cluster, dedup, demo, doctor, features, prune, report, run, select, version
+from adaptinf.cli import cluster, dedup, demo, doctor, features, influence, prune, report, run, select, version
 from adaptinf.cli.settings import split_settings
 from adaptinf.errors import AdaptinfError
 
@@ -21,6 +21,7 @@ COMMANDS = {
     "select": select,
     "prune": prune,
     "dedup": dedup,
+    "influence": influence,
     "report": report,
     "doctor": doctor,
     "version": version,
