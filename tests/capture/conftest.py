@@ -9,7 +9,6 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
@@ -23,6 +22,7 @@ from transformers import (
 
 from adaptinf.data import Image, Sample
 from adaptinf.models import LanguageModel, wrap
+from tests import tiny_tokenizers
 
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{% if m.content is string %}{{ m.content }}{% else %}"
@@ -43,21 +43,7 @@ TEXT = [
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    core.train_from_iterator(
-        TEXT,
-        trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False),
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        eos_token="<|end|>",
-        pad_token="<pad>",
-        additional_special_tokens=SPECIAL[2:],
-        chat_template=TEMPLATE,
-    )
+    return tiny_tokenizers.trained(TEXT, 400, SPECIAL, template=TEMPLATE, eos_token="<|end|>", pad_token="<pad>")
 
 
 def _text_config(vocabulary: int) -> LlamaConfig:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from adaptinf.models import LanguageModel, wrap
+from tests import tiny_tokenizers
 
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
@@ -21,21 +21,7 @@ TEXT = ["what is the colour of the circle", "is there a blue square", "two red t
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    core.train_from_iterator(
-        TEXT,
-        trainers.BpeTrainer(vocab_size=300, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False),
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        eos_token="<|end|>",
-        pad_token="<pad>",
-        additional_special_tokens=SPECIAL[2:],
-        chat_template=TEMPLATE,
-    )
+    return tiny_tokenizers.trained(TEXT, 300, SPECIAL, template=TEMPLATE, eos_token="<|end|>", pad_token="<pad>")
 
 
 @pytest.fixture

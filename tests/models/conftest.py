@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image as Pillow
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     CLIPVisionConfig,
     GPT2Config,
@@ -22,6 +21,7 @@ from transformers import models as families
 
 from adaptinf.data import Image, Message, Sample
 from adaptinf.models import wrap
+from tests import tiny_tokenizers
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
@@ -45,24 +45,8 @@ IMAGE_FAMILIES = ("llava", "qwen2_5_vl", "idefics3", "smolvlm")
 CONTEXT = 512
 
 
-def make_tokenizer(special: list[str], *, template: str | None = None, **tokens: str) -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(
-        [WORDS] * 3,
-        trainers.BpeTrainer(
-            vocab_size=360,
-            special_tokens=special,
-            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-            show_progress=False,
-        ),
-    )
-    named = set(tokens.values())
-    extra = [token for token in special if token not in named]
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, chat_template=template, extra_special_tokens=extra, **tokens
-    )
+def make_tokenizer(special: list[str], **more: str) -> PreTrainedTokenizerFast:
+    return tiny_tokenizers.trained([WORDS] * 3, 360, special, **more)
 
 
 def text_config(kind: type, vocabulary: int, **more):

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from adaptinf.config import LoraConfig
 from adaptinf.data import Sample
 from adaptinf.models import LanguageModel, add_lora, save_adapter, wrap
+from tests import tiny_tokenizers
 
 
 class Given:
@@ -55,11 +55,7 @@ def blobs() -> Callable[..., tuple[dict[str, list[Sample]], Given]]:
 @pytest.fixture(scope="session")
 def llama() -> Callable[[], LanguageModel]:
     """A new tiny Llama with the same weights at every call."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE(vocab={sign: i for i, sign in enumerate(["<s>", "</s>", *alphabet])}, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    tokenizer = tiny_tokenizers.of_bytes()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from adaptinf.config import LoraConfig
 from adaptinf.data import Sample
@@ -20,6 +19,7 @@ from adaptinf.routing.similarity import (
     rbf_cka,
     split_layer,
 )
+from tests import tiny_tokenizers
 
 BOTH = pytest.mark.parametrize("cka", [linear_cka, rbf_cka])
 EPS = 2.0**-52
@@ -175,10 +175,7 @@ def test_the_split_is_at_the_largest_drop():
 
 @pytest.fixture
 def lm() -> LanguageModel:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE(vocab={sign: i for i, sign in enumerate(["<s>", "</s>", *alphabet])}, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    tokenizer = tiny_tokenizers.of_bytes()
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=16, intermediate_size=24, num_hidden_layers=4, num_attention_heads=2,
         num_key_value_heads=2, max_position_embeddings=128, initializer_range=0.3,
