@@ -1,17 +1,21 @@
 """LLMEraser: what an adapter would be without some samples, or with corrected ones, by one linear solve.
 
-The objective is the mean over the n training samples of the mean NLL of their answer tokens, in evaluation mode (no
-dropout), over the parameters of the model that ask for a gradient; the adapter is taken to be at its minimum, with
-weight decay or without. A sample counts ``1/n``, whatever its answer's length and whatever batch it is computed in (the
-released code adds up means of batches).
+The objective over the training samples z, with their T_z answer tokens' NLLs, is one of two means (``Solving.mean``)::
+
+    L = sum_z sum_t NLL_zt / sum_z T_z    (tokens: what adaptinf.tuning.fit and transformers' Trainer minimise)
+    L = 1/n sum_z 1/T_z sum_t NLL_zt      (samples)
+
+in evaluation mode (no dropout), over the parameters of the model that ask for a gradient; the adapter is taken to be at
+its minimum, with weight decay or without. No sample counts more for the batch it is computed in (the released code adds
+up means of batches).
 
 Two forms of the edit. ``newton``: one step of Newton's method on the objective of the edited samples, L' instead of L,
 
     delta = - (H' + damping I)^-1 [grad L' - grad L]
 
 (grad L is 0, or cancels the weight decay's). ``paper``: LLMEraser's linear response, with H of the samples as trained
-and, where samples are removed, only their own sum of gradients over n. The two agree for small changes of an objective
-without weight decay; of others ``newton`` is closer to retraining, at the same cost but for one more gradient.
+and, where samples are removed, only their own part of grad L. The two agree for small changes of an objective without
+weight decay; of others ``newton`` is closer to retraining, at the same cost but for one more gradient.
 """
 
 from __future__ import annotations
@@ -38,6 +42,7 @@ from adaptinf.errors import (
 )
 from adaptinf.influence.ihvp import Product, Solution, cg, exact, flat, hvp, minibatch
 from adaptinf.models import Encoded, LanguageModel, save_adapter, trainable_parameters
+from adaptinf.models.collate import IGNORED
 from adaptinf.progress import progress
 
 
@@ -45,14 +50,15 @@ from adaptinf.progress import progress
 class Solving:
     """Which system ``(H + damping I) delta = b`` an edit solves, and how.
 
-    ``damping`` is the weight decay of the objective, or what makes H positive definite. ``form``: see the module.
-    ``method``: ``cg`` takes one pass over the samples an iteration, ``minibatch`` two an epoch, ``exact`` one a
+    ``damping`` is the weight decay of the objective, or what makes H positive definite. ``form`` and ``mean``: see the
+    module. ``method``: ``cg`` takes one pass over the samples an iteration, ``minibatch`` two an epoch, ``exact`` one a
     parameter, for some thousand of them. ``tolerance`` is the relative residual of the first two, ``max_iterations``
     bounds their iterations or epochs. ``batch_size`` bounds memory alone: the graph of one batch's gradient.
     """
 
     damping: float
     form: Literal["newton", "paper"] = "newton"
+    mean: Literal["tokens", "samples"] = "tokens"
     method: Literal["cg", "minibatch", "exact"] = "cg"
     tolerance: float = 1e-3
     max_iterations: int = 100
@@ -61,6 +67,8 @@ class Solving:
     def __post_init__(self) -> None:
         if self.form not in ("newton", "paper"):
             raise ConfigError("is no form of an edit", item=f"form={self.form!r}", remedy="choose newton or paper")
+        if self.mean not in ("tokens", "samples"):
+            raise ConfigError("is no mean", item=f"mean={self.mean!r}", remedy="choose tokens or samples")
         if self.method not in ("cg", "minibatch", "exact"):
             raise ConfigError("is no solver", item=f"method={self.method!r}", remedy="choose cg, minibatch or exact")
         if self.batch_size < 1:
@@ -84,10 +92,10 @@ class Edit:
 
 
 def remove(lm: LanguageModel, removed: Sequence[Sample], retained: Sequence[Sample], solving: Solving) -> Edit:
-    """The edit that forgets the m samples ``removed``, which with ``retained`` are all n that were trained on.
+    """The edit that forgets the samples ``removed``, which with ``retained`` are all that were trained on.
 
-    ``b = 1/n sum_all grad L(z) - 1/(n - m) sum_retained grad L(z)``, and H over ``retained`` (``newton``);
-    ``b = + 1/n sum_removed grad L(z)``, and H over all (``paper``).
+    ``b = grad L(all) - grad L(retained)``, and H over ``retained`` (``newton``); ``b`` = the part of ``removed`` in
+    ``grad L(all)``, and H over all (``paper``).
 
     The model is not changed: see :func:`apply`. Raises ConfigError, EmptyTaskError or DuplicateIdError for what is
     asked, UnsupportedModelError where the model has no second derivatives in float32, NonFiniteError naming samples,
@@ -96,13 +104,10 @@ def remove(lm: LanguageModel, removed: Sequence[Sample], retained: Sequence[Samp
     Source: Ding et al. 2025 (ICLR, arXiv:2412.00383), with H + damping I solved to a tolerance and without the released
     code's factor of two, sums of batch means, and dropout; Koh and Liang 2017 for the influence function.
     """
-    n = len(removed) + len(retained)
     _check_samples(removed, retained)
-    if solving.form == "paper":
-        return _edit(lm, [(removed, 1 / n)], [*removed, *retained], solving, len(removed))
-    if not retained:
+    if not retained and solving.form == "newton":
         raise EmptyTaskError("nothing is retained", remedy="take the adapter away instead (remove_lora)")
-    return _edit(lm, [(removed, 1 / n), (retained, 1 / n - 1 / len(retained))], retained, solving, len(removed))
+    return _edit(lm, removed, [], retained, solving)
 
 
 def correct_response(
@@ -114,12 +119,13 @@ def correct_response(
 ) -> Edit:
     """The edit that learns the answers of ``after`` in place of those of ``before``; ``others`` were trained on too.
 
-    ``b = - 1/n sum [grad L(z') - grad L(z)]`` over the pairs (z, z') of ``before`` and ``after``,
-    n = len(before) + len(others); H over ``after`` and ``others`` (``newton``) or ``before`` and ``others``
-    (``paper``). Pairs have the same id and conversation, or ConfigError is raised; the rest as :func:`remove`.
+    ``b = grad L(before, others) - grad L(after, others)``, and H over ``after`` and ``others`` (``newton``); the pairs'
+    part of that, as if new answers had as many tokens, and H over ``before`` and ``others`` (``paper``). Pairs have the
+    same id and conversation, or ConfigError is raised; the rest as :func:`remove`.
     """
     _check_pairs(before, after, "messages")
-    return _exchange(lm, before, after, others, solving)
+    _check_samples(before, others)
+    return _edit(lm, before, after, others, solving)
 
 
 def modify_query(
@@ -131,7 +137,8 @@ def modify_query(
 ) -> Edit:
     """As :func:`correct_response`, where the conversations before the answers changed and the answers did not."""
     _check_pairs(before, after, "answer")
-    return _exchange(lm, before, after, others, solving)
+    _check_samples(before, others)
+    return _edit(lm, before, after, others, solving)
 
 
 def apply(lm: LanguageModel, edit: Edit, directory: Path | None = None) -> None:
@@ -153,73 +160,76 @@ def apply(lm: LanguageModel, edit: Edit, directory: Path | None = None) -> None:
 
 
 @dataclass(frozen=True)
-class _Objective:
-    """The sum of the samples' losses, in batches of like lengths."""
+class _Samples:
+    """Samples in batches of like lengths, with the sums of their losses and of what these are to be divided by."""
 
     lm: LanguageModel
-    batches: list[list[Encoded]]
-    parameters: list[torch.nn.Parameter]
+    encoded: list[Encoded]
+    solving: Solving
 
-    @classmethod
-    def of(cls, lm: LanguageModel, samples: Sequence[Sample], batch_size: int) -> _Objective:
-        encoded, _ = lm.encoder.encode_all(samples)
-        encoded.sort(key=lambda one: (len(one.input_ids), one.id))
-        batches = [encoded[start : start + batch_size] for start in range(0, len(encoded), batch_size)]
-        return cls(lm, batches, [parameter for _, parameter in trainable_parameters(lm)])
+    @property
+    def batches(self) -> list[list[Encoded]]:
+        size = self.solving.batch_size
+        ordered = sorted(self.encoded, key=lambda one: (len(one.input_ids), one.id))
+        return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+    def weight(self, batch: Sequence[Encoded]) -> int:
+        """Answer tokens, or samples."""
+        return sum(map(_answer_tokens, batch)) if self.solving.mean == "tokens" else len(batch)
 
     def loss(self, batch: Sequence[Encoded]) -> Tensor:
-        """The sum over the batch's samples of the mean NLL of their answer tokens."""
-        inputs = self.lm.encoder.collate(batch)
-        counts = (inputs["labels"][:, 1:] != -100).sum(1)
-        tokens = self.lm.answer_nll(inputs, reduction="none")
-        loss = (tokens / counts.repeat_interleave(counts).to(tokens.device)).sum()
+        """The sum over the batch's samples of the sum, or mean, of the NLL of their answer tokens."""
+        tokens = self.lm.answer_nll(self.lm.encoder.collate(batch), reduction="none")
+        if self.solving.mean == "samples":
+            counts = torch.tensor([_answer_tokens(one) for one in batch])
+            tokens = tokens / counts.repeat_interleave(counts).to(tokens.device)
+        loss = tokens.sum()
         if not bool(torch.isfinite(loss)):
             ids = [one.id for one in batch]
             raise NonFiniteError(f"one of {', '.join(ids)} has a loss that is not finite", item=ids[0])
         return loss
 
-    def gradient(self) -> Tensor:
-        """[d], the sum's."""
-        total = torch.zeros(sum(parameter.numel() for parameter in self.parameters), dtype=torch.float64)
-        total = total.to(self.parameters[0].device)
+    def gradient(self, parameters: Sequence[torch.nn.Parameter]) -> Tensor:
+        """[d], the sum's, float64."""
+        total = torch.zeros(sum(parameter.numel() for parameter in parameters), dtype=torch.float64)
+        total = total.to(parameters[0].device)
         for batch in progress(self.batches, "gradients", unit="batch"):
-            parts = torch.autograd.grad(self.loss(batch), self.parameters, materialize_grads=True)
+            parts = torch.autograd.grad(self.loss(batch), parameters, materialize_grads=True)
             total += flat(parts).double()
         return total
 
-    def products(self) -> tuple[list[Product], list[float]]:
-        """Of each batch the product with the Hessian of its mean loss, and its share of the samples."""
-        count = sum(len(batch) for batch in self.batches)
-        found = [hvp(partial(self._mean, batch), self.parameters) for batch in self.batches]
-        return found, [len(batch) / count for batch in self.batches]
+    def products(self, parameters: Sequence[torch.nn.Parameter]) -> tuple[list[Product], list[float]]:
+        """Of each batch the product with the Hessian of its mean loss, and its share of the weight."""
+        whole = self.weight(self.encoded)
+        found = [hvp(partial(self._mean, batch), parameters) for batch in self.batches]
+        return found, [self.weight(batch) / whole for batch in self.batches]
 
     def _mean(self, batch: Sequence[Encoded]) -> Tensor:
-        return self.loss(batch) / len(batch)
+        return self.loss(batch) / self.weight(batch)
 
 
-def _exchange(
-    lm: LanguageModel, before: Sequence[Sample], after: Sequence[Sample], others: Sequence[Sample], solving: Solving
-) -> Edit:
-    n = len(before) + len(others)
-    _check_samples(before, others)
-    curved = [*(after if solving.form == "newton" else before), *others]
-    return _edit(lm, [(before, 1 / n), (after, -1 / n)], curved, solving, len(before))
+def _answer_tokens(one: Encoded) -> int:
+    return int((one.labels[1:] != IGNORED).sum())
 
 
 def _edit(
-    lm: LanguageModel,
-    terms: Sequence[tuple[Sequence[Sample], float]],
-    curved: Sequence[Sample],
-    solving: Solving,
-    n_edited: int,
+    lm: LanguageModel, gone: Sequence[Sample], come: Sequence[Sample], kept: Sequence[Sample], solving: Solving
 ) -> Edit:
-    """``(H + damping I)^-1 sum_terms weight sum_z grad L(z)``, H over ``curved``."""
+    """From training on ``gone`` and ``kept`` to training on ``come`` and ``kept``."""
     named = trainable_parameters(lm)
     _check_model(lm, named)
+    parameters = [parameter for _, parameter in named]
+    old, new, same = (_Samples(lm, lm.encoder.encode_all(part)[0], solving) for part in (gone, come, kept))
+    before = 1 / old.weight([*old.encoded, *same.encoded])
+    if solving.form == "newton":
+        after = 1 / new.weight([*new.encoded, *same.encoded])
+        terms, curved = [(old, before), (new, -after), (same, before - after)], new
+    else:
+        terms, curved = [(old, before), (new, -before)], old
     with _twice_differentiable(lm):
-        slopes = [weight * _Objective.of(lm, samples, solving.batch_size).gradient() for samples, weight in terms]
-        right = torch.stack(slopes).sum(0).to(named[0][1].dtype)
-        products, shares = _Objective.of(lm, curved, solving.batch_size).products()
+        slopes = [factor * part.gradient(parameters) for part, factor in terms if part.encoded and factor]
+        right = torch.stack(slopes).sum(0).to(parameters[0].dtype)
+        products, shares = _Samples(lm, [*curved.encoded, *same.encoded], solving).products(parameters)
 
         def whole(rows: Tensor) -> Tensor:
             total = torch.zeros_like(rows)
@@ -236,9 +246,9 @@ def _edit(
         else:
             limits = {"tolerance": solving.tolerance, "max_epochs": solving.max_iterations}
             found = minibatch(products, right, damping=solving.damping, weights=shares, **limits)
-    parts = found.x.split([parameter.numel() for _, parameter in named])
+    parts = found.x.split([parameter.numel() for parameter in parameters])
     delta = {name: part.reshape(parameter.shape) for (name, parameter), part in zip(named, parts, strict=True)}
-    return Edit(delta, found.iterations, found.residual, n_edited)
+    return Edit(delta, found.iterations, found.residual, len(gone))
 
 
 @contextmanager

@@ -53,15 +53,16 @@ def with_query(sample: Sample, text: str) -> Sample:
 
 
 class Head:
-    """A model whose head alone is trained, to the optimum, on ``mean over samples of mean NLL + DECAY/2 |W|^2``."""
+    """A model whose head alone is trained, to the optimum, on ``mean NLL + DECAY/2 |W|^2``."""
 
     def __init__(self, make_lm: MakeLm) -> None:
         self.lm = make_lm(width=16, layers=1, dtype=torch.float64)
         self.lm.model.requires_grad_(False)
         self.weight = self.lm.base.get_output_embeddings().weight.requires_grad_()
 
-    def fit(self, samples: Sequence[Sample]) -> Tensor:
-        """The optimum, found anew from zero by Newton's method on the states; set as the model's head."""
+    def fit(self, samples: Sequence[Sample], mean: str = "tokens") -> Tensor:
+        """The optimum, found anew from zero by L-BFGS on the states; set as the model's head. ``mean``: over all answer
+        tokens, or over samples of the means of theirs."""
         states, targets, shares = [], [], []
         for sample in samples:
             batch = self.lm.encoder.collate([self.lm.encoder.encode(sample)])
@@ -69,8 +70,9 @@ class Head:
             with torch.no_grad():
                 states.append(self.lm.hidden_states(batch)[0, :-1][wanted != -100])
             targets.append(wanted[wanted != -100])
-            shares += [1 / len(targets[-1]) / len(samples)] * len(targets[-1])
+            shares += [1 / len(targets[-1]) if mean == "samples" else 1.0] * len(targets[-1])
         x, y, share = torch.cat(states), torch.cat(targets), torch.tensor(shares, dtype=torch.float64)
+        share /= share.sum()
         w = torch.zeros_like(self.weight).requires_grad_()
         solver = torch.optim.LBFGS(
             [w], max_iter=2000, max_eval=4000, history_size=50, tolerance_grad=1e-7, tolerance_change=0,
@@ -101,12 +103,13 @@ def head(make_lm: MakeLm) -> Head:
     return Head(make_lm)
 
 
-@pytest.mark.parametrize("method", ["cg", "minibatch"])
-def test_removing_samples_lands_near_retraining_without_them(head: Head, method: str) -> None:
+@pytest.mark.parametrize(("method", "mean"), [("cg", "tokens"), ("cg", "samples"), ("minibatch", "tokens")])
+def test_removing_samples_lands_near_retraining_without_them(head: Head, method: str, mean: str) -> None:
     samples = make_samples(40)
-    retrained = head.fit(samples[2:])
-    before = head.fit(samples)
-    edit = remove(head.lm, samples[:2], samples[2:], Solving(DECAY, method=method, batch_size=20, max_iterations=500))
+    retrained = head.fit(samples[2:], mean)
+    before = head.fit(samples, mean)
+    solving = Solving(DECAY, method=method, mean=mean, batch_size=20, max_iterations=500)
+    edit = remove(head.lm, samples[:2], samples[2:], solving)
     assert edit.n_edited == 2
     assert head.left(before, edit, retrained) < 0.05
     doubled = Edit({name: 2 * part for name, part in edit.delta.items()}, 0, 0, 2)
@@ -115,15 +118,25 @@ def test_removing_samples_lands_near_retraining_without_them(head: Head, method:
     assert torch.allclose(head.weight, before + next(iter(edit.delta.values())))
 
 
-def test_correcting_an_answer_lands_near_retraining_with_it(head: Head) -> None:
+@pytest.mark.parametrize("mean", ["tokens", "samples"])
+def test_correcting_an_answer_lands_near_retraining_with_it(head: Head, mean: str) -> None:
     samples = make_samples(40)
-    after = [with_answer(samples[0], "red"), with_answer(samples[1], "no two squares")]
-    retrained = head.fit([*after, *samples[2:]])
-    before = head.fit(samples)
-    edit = correct_response(head.lm, samples[:2], after, samples[2:], Solving(DECAY))
+    after = [with_answer(samples[0], "red"), with_answer(samples[1], "no two squares")]  # of another length
+    retrained = head.fit([*after, *samples[2:]], mean)
+    before = head.fit(samples, mean)
+    edit = correct_response(head.lm, samples[:2], after, samples[2:], Solving(DECAY, mean=mean))
     assert head.left(before, edit, retrained) < 0.15
-    back = correct_response(head.lm, samples[:2], samples[:2], samples[2:], Solving(DECAY))
+    back = correct_response(head.lm, samples[:2], samples[:2], samples[2:], Solving(DECAY, mean=mean))
     assert back.norm == 0
+
+
+def test_the_mean_is_that_of_training(head: Head) -> None:
+    """An edit towards the optimum of the other mean goes astray."""
+    samples = [with_answer(sample, "no" if i % 2 else "two red triangles") for i, sample in enumerate(make_samples(40))]
+    retrained = head.fit(samples[2:])
+    before = head.fit(samples)
+    edit = remove(head.lm, samples[:2], samples[2:], Solving(DECAY, mean="samples"))
+    assert head.left(before, edit, retrained) > 0.1
 
 
 def test_modifying_a_query_lands_near_retraining_with_it(head: Head) -> None:
@@ -190,7 +203,7 @@ def test_an_adapters_edit_is_the_formulas(make_lm: MakeLm) -> None:
         (gradients[:2].sum(0) - changed) / 5,
     ]
     for method in ("exact", "cg", "minibatch"):
-        solve = functools.partial(Solving, damping, method=method, max_iterations=500, batch_size=2)
+        solve = functools.partial(Solving, damping, mean="samples", method=method, max_iterations=500, batch_size=2)
         edits = [
             remove(lm, samples[:2], samples[2:], solve()),
             remove(lm, samples[:2], samples[2:], solve(form="paper")),
@@ -271,6 +284,8 @@ def test_bad_requests(make_lm: MakeLm) -> None:
         remove(lm, samples, [], solving)
     with pytest.raises(ConfigError, match="no form"):
         Solving(1.0, form="released")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match="no mean"):
+        Solving(1.0, mean="batches")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigError, match="no solver"):
         Solving(1.0, method="sgd")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigError, match="batch_size"):
