@@ -22,6 +22,9 @@ from adaptinf.errors import ConfigError
 
 Config = TypeVar("Config")
 
+UNBUDGETED = ("sequential", "multitask", "rehearsal", "instructalign")
+"""Strategies that do not ask ``budget``: what they train on follows from what has arrived."""
+
 
 def _option(default: Any, help: str, **bounds: float) -> Any:
     """A field with its help; bounds are ``at_least``, ``above`` and ``at_most``. Lists and dataclasses are copied."""
@@ -189,6 +192,11 @@ class SelectionConfig:
         "share of the budget for the arriving dataset, any selector's (default: left to it)",
         at_least=0,
         at_most=1,
+    )
+    rehearsal: float | int = _option(
+        0.01,
+        "older samples that rehearsal (of each task) or instructalign (of all) adds to what arrives: a share, or so many",
+        above=0,
     )
 
 
@@ -433,7 +441,7 @@ def _check_bounds(field: dataclasses.Field[Any], value: Any, path: str) -> None:
     )
     if bounds and not inside:
         raise ConfigError(f"must be {wanted}, got {value!r}", item=path)
-    if isinstance(value, float) and path in {"budget", "pruning.pool_budget"} and value > 1:
+    if isinstance(value, float) and path in {"budget", "pruning.pool_budget", "selection.rehearsal"} and value > 1:
         raise ConfigError(f"a share must be <= 1, got {value!r}", item=path, remedy="write a whole number for samples")
 
 

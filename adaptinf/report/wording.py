@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from adaptinf.config import UNBUDGETED
 from adaptinf.report.costs import costs
 from adaptinf.report.metrics import value_of
 from adaptinf.report.run_view import RunView, Step
@@ -22,6 +23,8 @@ STRATEGIES = {
     "lite": "Adapt-∞ LITE: as published, and the pool is pruned after every step",
     "random_replay": "samples drawn at random from everything that has arrived",
     "sequential": "all of the new dataset, nothing older",
+    "rehearsal": "all of the new dataset, and a few samples of each older one",
+    "instructalign": "all of the new dataset, and a few of all older samples",
     "multitask": "everything that ever arrived, trained on once at the end",
 }
 
@@ -184,7 +187,7 @@ def warnings_of(runs: Sequence[RunView], labels: Sequence[str]) -> list[str]:
         found.append("The runs saw different streams of data: their numbers do not compare directly.")
     if len({run.model for run in runs}) > 1:
         found.append("The runs tuned different models.")
-    budgeted = {run.budget for run in runs if run.strategy not in ("sequential", "multitask")}
+    budgeted = {run.budget for run in runs if run.strategy not in UNBUDGETED}
     if len(budgeted) > 1:
         found.append("The runs had different training budgets.")
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from adaptinf.config import RunConfig
+from adaptinf.config import UNBUDGETED, RunConfig
 from adaptinf.errors import BudgetError, ConfigError
 from adaptinf.selection import Selector, make_selector
 
@@ -60,13 +60,18 @@ def make_strategy(config: RunConfig) -> Strategy:
     """The strategy that ``config.strategy`` names: one of STRATEGIES, or any registered selector.
 
     - ``sequential``: all of the arriving dataset, nothing older;
+    - ``rehearsal``, ``instructalign``: that and ``selection.rehearsal`` older samples, of each task or of all;
     - ``multitask``: everything that ever arrived, trained on once at the end (the joint reference);
     - ``random_replay``: ``budget`` samples drawn uniformly from the pool;
     - ``paper``, ``released``, ``lite``: Adapt-inf, see :mod:`adaptinf.selection`; ``lite`` always prunes.
     """
     name = config.strategy
     selector = make_selector(_SELECTORS.get(name, name), config.selection)
-    unbudgeted = name in ("sequential", "multitask")
+    unbudgeted = name in UNBUDGETED
+    if unbudgeted and config.selection.new_share is not None:
+        raise ConfigError(
+            f"has no effect on {name}, which takes all that arrives", item="selection.new_share", remedy="leave it out"
+        )
     pool_budget = config.pruning.pool_budget
     if name in _SELECTORS and pool_budget is not None:
         raise ConfigError(

@@ -10,6 +10,7 @@ from adaptinf.selection.methods.infobatch import InfoBatch
 from adaptinf.selection.methods.less import Less
 from adaptinf.selection.methods.oasis import Oasis
 from adaptinf.selection.methods.ranked import Ranked
+from adaptinf.selection.methods.rehearsal import Rehearsal
 from adaptinf.selection.methods.rotation import Rotation
 from adaptinf.selection.methods.self_filter import SelfFilter
 from adaptinf.selection.methods.semantic import SemanticDedup
@@ -24,6 +25,7 @@ __all__ = [
     "Less",
     "Oasis",
     "Ranked",
+    "Rehearsal",
     "Rotation",
     "SelfFilter",
     "SemanticDedup",
