@@ -193,9 +193,15 @@ class SelectionConfig:
         at_least=0,
         at_most=1,
     )
+    text_share: float | None = _option(
+        None,
+        "share of the budget for samples without pictures, any selector's (MLAN; default: left to it)",
+        at_least=0,
+        at_most=1,
+    )
     rehearsal: float | int = _option(
         0.01,
-        "older samples that rehearsal (of each task) or instructalign (of all) adds to what arrives: a share, or so many",
+        "what rehearsal (of each older task) and instructalign (of all older samples) add: a share, or samples",
         above=0,
     )
 

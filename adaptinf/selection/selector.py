@@ -9,8 +9,8 @@ from typing import Protocol, runtime_checkable
 
 from adaptinf.config import SelectionConfig
 from adaptinf.errors import ConfigError
-from adaptinf.selection.new_share import NewShare
 from adaptinf.selection.pool import Needs, Pool, Selection
+from adaptinf.selection.quota import new_share, text_share
 
 ENTRY_POINTS = "adaptinf.selectors"
 
@@ -59,7 +59,8 @@ def selector_names() -> list[str]:
 
 
 def make_selector(name: str, config: SelectionConfig | None = None) -> Selector:
-    """The selector of this name, made for these settings (default: the defaults); ``new_share`` splits its budget.
+    """The selector of this name, made for these settings (default: the defaults); ``new_share`` splits its budget
+    between what arrives and the rest, and ``text_share`` that of either between text and pictures.
 
     A registered name wins over an entry point of the same name.
 
@@ -68,7 +69,9 @@ def make_selector(name: str, config: SelectionConfig | None = None) -> Selector:
     """
     config = config or SelectionConfig()
     selector = _make(name, config)
-    return selector if config.new_share is None else NewShare(selector, config.new_share)
+    for split, share in ((text_share, config.text_share), (new_share, config.new_share)):
+        selector = selector if share is None else split(selector, share)
+    return selector
 
 
 def _make(name: str, config: SelectionConfig) -> Selector:

@@ -261,12 +261,15 @@ class Loop:
             ids=ids,
             tasks=[self.samples[id].task for id in ids],
             is_new=np.array([id in step.new for id in ids], bool),
-            scores=features.scores if features is not None else {},
+            scores=features.scores if features is not None else {"n_images": self._n_images(ids)},
             sketch=features.sketch if features is not None else None,
             hidden=features.hidden if features is not None else None,
             direction=features.direction if features is not None else None,
             n_trained=np.array([self.n_trained[id] for id in ids], np.int64),
         )
+
+    def _n_images(self, ids: Sequence[str]) -> np.ndarray:
+        return np.array([len(self.samples[id].images) for id in ids], float)
 
     def _needs_features(self) -> bool:
         return bool(self.strategy.selector.needs()) or self.strategy.pool_budget is not None

@@ -68,10 +68,11 @@ def make_strategy(config: RunConfig) -> Strategy:
     name = config.strategy
     selector = make_selector(_SELECTORS.get(name, name), config.selection)
     unbudgeted = name in UNBUDGETED
-    if unbudgeted and config.selection.new_share is not None:
-        raise ConfigError(
-            f"has no effect on {name}, which takes all that arrives", item="selection.new_share", remedy="leave it out"
-        )
+    for key in ("new_share", "text_share"):
+        if unbudgeted and getattr(config.selection, key) is not None:
+            raise ConfigError(
+                f"has no effect on {name}, which asks no budget", item=f"selection.{key}", remedy="leave it out"
+            )
     pool_budget = config.pruning.pool_budget
     if name in _SELECTORS and pool_budget is not None:
         raise ConfigError(

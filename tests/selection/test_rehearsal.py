@@ -94,6 +94,7 @@ def test_the_settings_of_a_run_reach_it_and_a_budget_is_not_asked() -> None:
 
 
 @pytest.mark.parametrize("name", ["sequential", "multitask", "rehearsal", "instructalign"])
-def test_a_share_of_a_budget_that_is_not_asked_is_an_error(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"new_share: has no effect on {name}"):
-        make_strategy(from_dict(RunConfig, {"strategy": name, "selection": {"new_share": 0.5}}))
+@pytest.mark.parametrize("key", ["new_share", "text_share"])
+def test_a_share_of_a_budget_that_is_not_asked_is_an_error(name: str, key: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key}: has no effect on {name}"):
+        make_strategy(from_dict(RunConfig, {"strategy": name, "selection": {key: 0.5}}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 
 import numpy as np
@@ -64,6 +65,35 @@ def test_the_arriving_dataset_may_have_a_share_of_its_own(share: float, budget: 
         else:
             assert set(np.array(made.reason)[rows]) == {"left out: no budget for its side"}
     assert (made.summary["n_selected"], made.summary["new_share"]) == (budget, share)
+
+
+@pytest.mark.parametrize(
+    ("share", "budget", "texts"),
+    [(0.875, 16, 14), (1.0, 20, 20), (0.5, 24, 12), (0.5, 30, 18), (0.0, 12, 0), (1.0, 35, 28), (0.0, 30, 18)],
+)
+def test_samples_without_pictures_may_have_a_share(share: float, budget: int, texts: int) -> None:
+    """28 of 40 are text alone: where a modality runs out, the other fills the budget."""
+    pool = make_pool()
+    pool = replace(pool, scores={"n_images": np.tile([0.0, 0.0, 0.0, 2.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0], 4)})
+    text = pool.scores["n_images"] == 0
+    made = make_selector("random", SelectionConfig(text_share=share)).select(pool, budget, 3)
+    assert made.selected[text].sum() == texts and made.selected.sum() == budget
+    assert (made.summary["n_selected"], made.summary["text_share"]) == (budget, share)
+    assert set(made.summary["parts"]) == {
+        side for side, part in (("text", texts), ("pictures", budget - texts)) if part
+    }
+
+
+def test_both_shares_hold_at_once() -> None:
+    """Of 20 samples 12 are new; of these, and of the 8 others, three quarters are text."""
+    pool = replace(make_pool(60, 30), scores={"n_images": np.arange(60) % 2.0})
+    made = make_selector("random", SelectionConfig(new_share=0.6, text_share=0.75)).select(pool, 20, 0)
+    text = pool.scores["n_images"] == 0
+    counts = [made.selected[pool.is_new & text].sum(), made.selected[pool.is_new & ~text].sum()]
+    counts += [made.selected[~pool.is_new & text].sum(), made.selected[~pool.is_new & ~text].sum()]
+    assert counts == [9, 3, 6, 2]
+    with pytest.raises(DataError, match="has no column 'n_images'"):
+        make_selector("random", SelectionConfig(text_share=0.5)).select(make_pool(), 10, 0)
 
 
 def test_clusters_of_the_two_sides_have_numbers_of_their_own() -> None:

@@ -176,6 +176,28 @@ def test_a_preset_may_be_pretrained_on_other_tasks(tiny_config: Callable[..., Ru
         open_stream(tiny_config(model={"pretrain": recipe}), tmp_path / "q.jsonl")
 
 
+def test_mixes_of_old_and_new_and_of_text_and_pictures(tiny_config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    """Rehearsal asks no budget; a share of text is exact until there is no more text."""
+    order = {"order": ["shapes_vqa", "country_language"], "train_limit": 16, "test_limit": 4}
+    small = {"data": order, "training": {"steps": 1}, "evaluation": {"tasks": "new", "nll": False}}
+    mixes = {"rehearsal": {"rehearsal": 3}, "random_replay": {"text_share": 0.75}}
+    drawn, n_train = {}, []
+    for strategy, selection in mixes.items():
+        out = run(tiny_config(strategy=strategy, selection=selection, **small), tmp_path / strategy)
+        n_train = [task["n_train"] for task in read_json(out / "stream.json")["tasks"]]
+        last = read_table(out / "steps" / "02_country_language" / "selection" / "decisions.parquet")
+        drawn[strategy] = Counter(last.filter(last["selected"])["task"].to_pylist())
+        first = n_train[0] if strategy == "rehearsal" else round(0.5 * n_train[0])
+        assert read_json(out / "metrics.json")["n_selected"] == [first, drawn[strategy].total()]
+    budget = round(0.5 * sum(n_train))
+    text = round(0.75 * budget)
+    assert 0 < text < n_train[1]
+    assert drawn == {
+        "rehearsal": {"country_language": n_train[1], "shapes_vqa": 3},
+        "random_replay": {"country_language": text, "shapes_vqa": budget - text},
+    }
+
+
 class Watching(RandomReplay):
     """Keeps what it is told of earlier steps."""
 
