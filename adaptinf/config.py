@@ -64,6 +64,10 @@ class DataConfig:
     root: str | None = _option(None, "folder that every path of the data is relative to and may not leave")
     tasks: list[TaskSpec] = _option([], "the tasks, in order of arrival (source: files)")
     order: list[str] = _option([], "names of the tasks to use, in order of arrival (default: all, as listed)")
+    instruction_position: Literal["given", "last"] = _option(
+        "given",
+        "where the instruction stands in a prompt: where the data put it, or last, behind its input (Post-Instruction)",
+    )
     max_characters: int | None = _option(
         None, "samples whose conversation is longer are left out, before the limits draw", at_least=1
     )

@@ -76,15 +76,17 @@ BUNDLE_ORDER = (
 )
 """The default stream: 16 tasks of 16 skills, pictures and text in turn, so that no skill is followed by a like one."""
 
-_SIMPLIFY = "Rewrite this sentence so that it is easier to read:\n"
+_INSTRUCTED = ("esnli_explain", "onestop_simplify", "emotion_dialogue", "scitldr")
+"""Tasks whose first line is the instruction, and whose others are the input; other prompts are of many templates."""
 
 
-def with_source_texts(task: TaskDataset) -> TaskDataset:
-    """Simplification samples with the sentence to simplify in ``meta["source_text"]``, which SARI compares with."""
-    if task.metric != "sari":
+def with_instructions(task: TaskDataset) -> TaskDataset:
+    """The samples of such a task with ``meta["instruction"]`` and ``meta["source_text"]``, the input."""
+    if task.name not in _INSTRUCTED:
         return task
-    return replace(task, train=tuple(map(_with_source, task.train)), test=tuple(map(_with_source, task.test)))
+    return replace(task, train=tuple(map(_instructed, task.train)), test=tuple(map(_instructed, task.test)))
 
 
-def _with_source(sample: Sample) -> Sample:
-    return replace(sample, meta={**sample.meta, "source_text": sample.prompt.removeprefix(_SIMPLIFY)})
+def _instructed(sample: Sample) -> Sample:
+    instruction, _, text = sample.prompt.partition("\n")
+    return replace(sample, meta={**sample.meta, "instruction": instruction, "source_text": text})

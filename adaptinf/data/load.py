@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from adaptinf.config import DataConfig, TaskSpec
-from adaptinf.data.bundle import BUNDLE, BUNDLE_ORDER, with_source_texts
+from adaptinf.data.bundle import BUNDLE, BUNDLE_ORDER, with_instructions
 from adaptinf.data.demo import demo_tasks
 from adaptinf.data.hf import read_hf
 from adaptinf.data.images import ImageFolder, resolve_under
+from adaptinf.data.instruction import instructions_last
 from adaptinf.data.jsonl import read_jsonl
 from adaptinf.data.llava import read_llava
 from adaptinf.data.names import choose
@@ -39,12 +40,15 @@ def load_stream(config: DataConfig, *, seed: int, quarantine: Path | None) -> Ta
     Raises:
         ConfigError: a task, a name or a root is missing or unknown.
         MissingDependencyError: the demo's packages, or ``datasets``, are not installed.
-        DataError: a file cannot be read, too much of a dataset is broken, or a group is in both splits.
+        DataError: a file cannot be read, too much of a dataset is broken, a group is in both splits, or a sample's
+            instruction, which ``instruction_position`` moves, cannot be told from its input.
         EmptyTaskError, DuplicateIdError: see ``TaskStream``.
     """
     bin_ = Quarantine(quarantine, max_bad_fraction=config.max_bad_fraction)
     tasks = [_limited(task, config, seed) for task in _read_tasks(config, seed, bin_)]
     bin_.write()
+    if config.instruction_position == "last":
+        tasks = [instructions_last(task) for task in tasks]
     return TaskStream(tuple(tasks), quarantined=len(bin_))
 
 
@@ -62,7 +66,7 @@ def _read_tasks(config: DataConfig, seed: int, quarantine: Quarantine) -> Iterat
     specs = BUNDLE if bundle else _by_name(config.tasks)
     for spec in progress(choose(specs, config.order or (BUNDLE_ORDER if bundle else specs)), "reading", unit="task"):
         task = _read_task(spec, config, root, seed, quarantine)
-        yield with_source_texts(task) if bundle else task
+        yield with_instructions(task) if bundle else task
 
 
 def _read_task(spec: TaskSpec, config: DataConfig, root: Path, seed: int, quarantine: Quarantine) -> TaskDataset:

@@ -16,7 +16,7 @@ from adaptinf.errors import RecordError
 PLACEHOLDER = "<image>"
 MAX_DEPTH = 32
 COLUMNS = (
-    "id", "task", "skill", "images", "image", "instruction", "response", "conversations", "messages",
+    "id", "task", "skill", "images", "image", "instruction", "input", "response", "conversations", "messages",
     "group", "source", "meta",
 )  # fmt: skip
 """The names a record may have; others are ignored."""
@@ -40,8 +40,10 @@ class RecordParser:
     """Checks one record and makes a ``Sample`` of it.
 
     A record has ``instruction`` and ``response``, or ``conversations`` / ``messages`` (turns with ``from`` and
-    ``value``, or ``role`` and ``content``) that end with the answer. ``images`` or ``image`` holds its pictures. Text
-    places them by ``<image>``, in reading order; an instruction without a placeholder follows its pictures.
+    ``value``, or ``role`` and ``content``) that end with the answer. An ``input`` follows the instruction on a line of
+    its own; even an empty one says where the instruction ends, which is then kept as ``meta["instruction"]``.
+    ``images`` or ``image`` holds the pictures. Text places them by ``<image>``, in reading order; an instruction
+    without a placeholder follows its pictures.
 
     Args:
         images: resolves and checks the pictures.
@@ -67,8 +69,12 @@ class RecordParser:
         images = self._images(get("images") if get("images") is not None else get("image"))
         if turns is None:
             instruction, answer = _text(get("instruction"), "instruction"), _text(get("response"), "response")
-            messages = (Message("user", _place(instruction, images, leading=True)),)
+            input_ = get("input")
+            said = {} if input_ is None else {"instruction": instruction.replace(PLACEHOLDER, "").strip("\n")}
+            prompt = "\n".join(filter(None, (instruction, _optional(input_, "input"))))
+            messages = (Message("user", _place(prompt, images, leading=True)),)
         else:
+            said = {}
             messages, answer = _conversation(turns, images)
         if not answer.strip():
             _broken("the answer is empty")
@@ -86,7 +92,7 @@ class RecordParser:
             task=task,
             skill=_optional(get("skill"), "skill") or self.skill,
             group=_optional(get("group"), "group"),
-            meta=_meta(get("meta"), get("source")),
+            meta={**_meta(get("meta"), get("source")), **said},
         )
 
     def id_of(self, record: Any) -> str | None:

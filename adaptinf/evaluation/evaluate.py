@@ -208,8 +208,11 @@ def _likelihood(lm: LanguageModel, samples: Sequence[Sample], label: str) -> tup
 
 
 def _source(sample: Sample) -> str:
-    """The text to rewrite: ``meta["source_text"]``, else the prompt without its first line, the instruction."""
+    """The text to rewrite: ``meta["source_text"]``, else the prompt without ``meta["instruction"]``, else without its
+    first line, the instruction."""
     if "source_text" in sample.meta:
         return str(sample.meta["source_text"])
+    if "instruction" in sample.meta:
+        return sample.prompt.removeprefix(str(sample.meta["instruction"])).strip()
     _, _, text = sample.prompt.partition("\n")
     return text or sample.prompt

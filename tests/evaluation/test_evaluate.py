@@ -13,6 +13,7 @@ import torch
 from adaptinf.data import Sample, TaskDataset
 from adaptinf.errors import ArtefactError, ConfigError, DataError, EmptyTaskError, SampleTooLongError
 from adaptinf.evaluation import evaluate_stream, evaluate_task, read_results, write_results
+from adaptinf.evaluation.evaluate import _source
 from adaptinf.store import write_json
 
 
@@ -127,6 +128,8 @@ def test_sari_compares_with_the_text_to_rewrite(likelihood):
     scores = copied.predictions["score"].to_pylist()
     assert len(set(scores)) == 1
     assert scores[0] < 1
+    named = sample("d", "a b", prompt="Rewrite this,\nsimply:\na b c", instruction="Rewrite this,\nsimply:")
+    assert [_source(one) for one in (told, below, alone, named)] == ["a b c"] * 4
 
 
 def test_a_limit_is_stable(likelihood):
