@@ -87,10 +87,6 @@ class AdapterPool:
         del self._all[name]
         self._near.pop(name, None)
 
-    def directory(self, name: str) -> Path:
-        self._check([name])
-        return self._all[name].directory
-
     def fetch(self, names: Sequence[str]) -> dict[str, Adapter]:
         """The adapters on the device; those of one call are all there, whatever the limit."""
         self._check(names)

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 import torch
 from adaptinf_kernels import Sketch
-from torch import Tensor, nn
+from torch import Tensor
 
 from adaptinf.capture import extract, find_targets
 from adaptinf.data import Message, Sample
 from adaptinf.errors import ConfigError
 from adaptinf.models import Encoded, LanguageModel
+from adaptinf.routing.prompts import Pooling, each_prompt, frozen, pool, pooled_layers
 
-Pooling = Literal["last", "mean"]
+
+class Identified(Protocol):
+    """What a router sees requests by."""
+
+    def identity(self) -> dict[str, str]:
+        """What decides what it makes of a request; a saved router is loaded for the same identity alone."""
+        ...
 
 
-class RequestEncoder(Protocol):
+class RequestEncoder(Identified, Protocol):
     """What a router sees of a request. The answer of a sample is never read."""
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
         """float32 [N, d] on the CPU, in the order of the samples, independent of the batch beyond rounding."""
-        ...
-
-    def identity(self) -> dict[str, str]:
-        """What decides the vectors; a saved router is loaded for the same identity alone."""
         ...
 
 
@@ -59,46 +61,19 @@ class HiddenEncoder:
         self.layer: int | Literal["last"] = layer
         self.pooling: Pooling = pooling
 
-    @torch.no_grad()
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
-        self.lm.encoder.prepare(samples)
-        prompts = [self.lm.encoder.encode_prompt(sample) for sample in samples]
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].input_ids))
-        rows: dict[int, Tensor] = {}
-        with _frozen(self.lm.model):
-            for start in range(0, len(order), self.batch_size):
-                chosen = order[start : start + self.batch_size]
-                rows.update(zip(chosen, self._pooled([prompts[i] for i in chosen]), strict=True))
-        if not rows:
-            return torch.empty(0, self.lm.text_config.hidden_size)
-        return torch.stack([rows[i] for i in range(len(prompts))])
+        with frozen(self.lm):
+            rows = each_prompt(self.lm, samples, self.batch_size, self._pooled)
+        return torch.stack(rows) if rows else torch.empty(0, self.lm.text_config.hidden_size)
 
     def identity(self) -> dict[str, str]:
-        return {"encoder": "hidden", "layer": str(self.layer), "pooling": self.pooling, **_base_identity(self.lm)}
+        return {"encoder": "hidden", "layer": str(self.layer), "pooling": self.pooling, **base_identity(self.lm)}
 
     def _pooled(self, prompts: Sequence[Encoded]) -> Tensor:
-        states = self._states(self.lm.encoder.collate(prompts)).float().cpu()
-        lengths = torch.tensor([len(one.input_ids) for one in prompts])
-        if self.pooling == "last":
-            return states[torch.arange(len(prompts)), lengths - 1]
-        inside = torch.arange(states.shape[1]) < lengths[:, None]
-        return (states.double() * inside[..., None]).sum(1).div(lengths[:, None]).float()
-
-    def _states(self, batch: dict[str, Tensor]) -> Tensor:
         if self.layer == "last":
-            return self.lm.hidden_states(batch)
-        kept: list[Tensor] = []
+            return pool(self.lm.hidden_states(self.lm.encoder.collate(prompts)), prompts, self.pooling)
         _, layer = self.lm.decoder_layers[self.layer]
-
-        def keep(_: nn.Module, __: Any, output: Any) -> None:
-            kept.append(output[0] if isinstance(output, tuple) else output)
-
-        hook = layer.register_forward_hook(keep)
-        try:
-            self.lm.hidden_states(batch)
-        finally:
-            hook.remove()
-        return kept[0]
+        return pooled_layers(self.lm, prompts, [layer], self.pooling)[:, 0]
 
 
 class SketchEncoder:
@@ -121,7 +96,7 @@ class SketchEncoder:
             replace(sample, messages=(Message("user", sample.images or ("",)),), answer=sample.prompt)
             for sample in samples
         ]
-        with _frozen(self.lm.model):
+        with frozen(self.lm):
             targets = {_plain(name): weight for name, weight in find_targets(self.lm, self.layers, "linear").items()}
             found = extract(
                 self.lm, asked, sketch=self.sketch, targets=targets, scores=(), hidden=None, description="routing"
@@ -130,7 +105,7 @@ class SketchEncoder:
         return torch.as_tensor(found.sketch)
 
     def identity(self) -> dict[str, str]:
-        return {"encoder": "sketch", "sketch": str(self.sketch), "layers": self.layers, **_base_identity(self.lm)}
+        return {"encoder": "sketch", "sketch": str(self.sketch), "layers": self.layers, **base_identity(self.lm)}
 
 
 class PictureEncoder:
@@ -162,9 +137,6 @@ def _plain(name: str) -> str:
     return name.replace("base_model.model.", "").replace("base_layer.", "")
 
 
-def _frozen(model: nn.Module) -> Any:
-    return model.disable_adapter() if hasattr(model, "peft_config") else nullcontext()  # pyright: ignore[reportCallIssue]
-
-
-def _base_identity(lm: LanguageModel) -> dict[str, str]:
+def base_identity(lm: LanguageModel) -> dict[str, str]:
+    """What decides the outputs of the model without its adapter."""
     return {key: value for key, value in lm.identity().items() if key != "adapter"}

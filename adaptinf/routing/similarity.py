@@ -6,19 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 from adaptinf.data import Sample
 from adaptinf.errors import ConfigError, DataError, IdentityError, NonFiniteError
-from adaptinf.models import Encoded, LanguageModel, load_adapter, remove_lora
+from adaptinf.models import LanguageModel, load_adapter, remove_lora
+from adaptinf.routing.prompts import Pooling, each_prompt, pooled_layers
 
 Kernel = Literal["linear", "rbf"]
-Pooling = Literal["mean", "last"]
 
 
 @dataclass(frozen=True)
@@ -80,19 +79,13 @@ def layer_features(
         raise ConfigError(f"is {batch_size!r}", item="batch_size", remedy="give a whole number of 1 or more")
     if not samples:
         raise DataError("is empty", item="samples", remedy="give at least two samples, the more the better")
-    lm.encoder.prepare(samples)
-    prompts = [lm.encoder.encode_prompt(sample) for sample in samples]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].input_ids))
-    rows: list[Tensor] = [torch.empty(0)] * len(prompts)
     was_training = lm.model.training
     try:
         if adapter is not None:
             load_adapter(lm, adapter)
         lm.model.eval()
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            for i, row in zip(chosen, _pooled(lm, [prompts[i] for i in chosen], pooling), strict=True):
-                rows[i] = row
+        layers = [layer for _, layer in lm.decoder_layers]
+        rows = each_prompt(lm, samples, batch_size, lambda prompts: pooled_layers(lm, prompts, layers, pooling))
     finally:
         remove_lora(lm)
         lm.model.train(was_training)
@@ -151,30 +144,6 @@ def split_layer(cka: ArrayLike) -> int:
         raise NonFiniteError("has a NaN or an infinity", item="cka")
     drops = -np.diff(values)
     return int(np.argmax(drops)) + 1 if drops.max() > 0 else len(values)
-
-
-@torch.no_grad()
-def _pooled(lm: LanguageModel, prompts: Sequence[Encoded], pooling: Pooling) -> list[Tensor]:
-    """Of each prompt float32 [layers, d]."""
-    batch = lm.encoder.collate(prompts)
-    lengths = torch.tensor([len(prompt.input_ids) for prompt in prompts])
-    layers: list[Tensor] = []
-
-    def keep(_: Any, __: Any, output: Any) -> None:
-        states = (output[0] if isinstance(output, tuple) else output).float().cpu()
-        if pooling == "last":
-            layers.append(states[torch.arange(len(prompts)), lengths - 1])
-        else:
-            inside = torch.arange(states.shape[1]) < lengths[:, None]
-            layers.append((states.double() * inside[..., None]).sum(1).div(lengths[:, None]).float())
-
-    hooks = [layer.register_forward_hook(keep) for _, layer in lm.decoder_layers]
-    try:
-        lm.hidden_states(batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return list(torch.stack(layers, dim=1))
 
 
 def _paired(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
