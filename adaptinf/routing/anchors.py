@@ -17,7 +17,7 @@ from adaptinf.routing.router import FeatureRouter, encode
 _MODES = ("text", "picture")
 
 
-class AnchorRouter(FeatureRouter):
+class AnchorRouter(FeatureRouter[RequestEncoder]):
     """``softmax(r / temperature)`` with r the mean cosine of a request to a task's anchors.
 
     An anchor is the mean vector of all of a task's requests, of their texts by ``encoder`` and, where ``pictures`` is

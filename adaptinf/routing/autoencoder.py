@@ -21,7 +21,7 @@ _HELD = 5
 """Every so many-th sample of a task is kept from its autoencoder and sets its limit."""
 
 
-class AutoencoderRouter(FeatureRouter):
+class AutoencoderRouter(FeatureRouter[RequestEncoder]):
     """One autoencoder ``D relu(E x + e) + d`` a task, trained on that task's unit vectors alone, whose squared error on
     a request says how strange it is to the task: adding a task touches no other.
 

@@ -15,7 +15,7 @@ from adaptinf.routing.encoders import RequestEncoder
 from adaptinf.routing.router import FeatureRouter, encode
 
 
-class NearestCentroidRouter(FeatureRouter):
+class NearestCentroidRouter(FeatureRouter[RequestEncoder]):
     """``softmax(cos(x - m, c_t - m) / temperature)`` with x the unit vector of a request, c_t the mean of task t's unit
     vectors and m the mean of the centroids: the gradients of all requests to one model have much in common, which says
     nothing about the task. With a single task m is 0.

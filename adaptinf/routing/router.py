@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,7 +14,9 @@ from torch import Tensor
 
 from adaptinf.data import Sample, unit_hash
 from adaptinf.errors import ConfigError, EmptyTaskError, NonFiniteError
-from adaptinf.routing.encoders import RequestEncoder
+from adaptinf.routing.encoders import Identified, RequestEncoder
+
+Sees = TypeVar("Sees", bound=Identified)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,16 +60,17 @@ class Router(Protocol):
         ...
 
 
-class FeatureRouter(ABC):
-    """A router over the vectors of one encoder.
+class FeatureRouter(ABC, Generic[Sees]):
+    """A router over what one encoder makes of requests, their vectors as a rule.
 
     ``abstain`` is the share of a task's own requests that may be sent to the base model by mistake: each task's novelty
     is scaled so that this share of what the task was learned from lies at 1 or above. None never abstains.
     """
 
     kind: ClassVar[str]
+    learns_from_samples = True
 
-    def __init__(self, encoder: RequestEncoder, *, abstain: float | None = None) -> None:
+    def __init__(self, encoder: Sees, *, abstain: float | None = None) -> None:
         if abstain is not None and not 0 <= abstain < 1:
             raise ConfigError(f"is {abstain}", item="abstain", remedy="give a share in [0, 1), or None")
         self.encoder, self.abstain = encoder, abstain
@@ -76,7 +79,7 @@ class FeatureRouter(ABC):
     def add_task(self, name: str, samples: Sequence[Sample]) -> None:
         if name in self.names:
             raise ConfigError("is known to the router", item=name, remedy="choose another name")
-        if not samples:
+        if self.learns_from_samples and not samples:
             raise EmptyTaskError("has no sample to learn to route it from", item=name, remedy="give some")
         self._learn(name, samples)
         self.names.append(name)
@@ -121,8 +124,12 @@ class FeatureRouter(ABC):
 
 
 def encode(encoder: RequestEncoder, samples: Sequence[Sample]) -> Tensor:
-    """The encoder's vectors. Raises NonFiniteError naming the samples whose vector is not finite."""
-    rows = encoder(samples)
+    """The encoder's vectors, as :func:`finite` lets them pass."""
+    return finite(encoder(samples), samples)
+
+
+def finite(rows: Tensor, samples: Sequence[Sample]) -> Tensor:
+    """The rows, one a sample. Raises NonFiniteError naming the samples whose row is not finite."""
     bad = [sample.id for sample, fine in zip(samples, torch.isfinite(rows).all(1).tolist(), strict=True) if not fine]
     if bad:
         raise NonFiniteError(

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from adaptinf.errors import ArtefactError, ConfigError, IdentityError
 from adaptinf.routing.anchors import AnchorRouter
+from adaptinf.routing.arrow import ArrowRouter
 from adaptinf.routing.autoencoder import AutoencoderRouter
 from adaptinf.routing.centroid import NearestCentroidRouter
-from adaptinf.routing.encoders import PictureEncoder, RequestEncoder
+from adaptinf.routing.encoders import Identified, PictureEncoder
 from adaptinf.routing.router import FeatureRouter
 from adaptinf.routing.switch import SwitchNetwork
 from adaptinf.store import create, is_complete, read_json, read_tensors, verify, write_json, write_tensors
 
-KINDS: dict[str, type[FeatureRouter]] = {
-    kind.kind: kind for kind in (SwitchNetwork, AnchorRouter, AutoencoderRouter, NearestCentroidRouter)
+KINDS: dict[str, type[FeatureRouter[Any]]] = {
+    kind.kind: kind for kind in (SwitchNetwork, AnchorRouter, AutoencoderRouter, NearestCentroidRouter, ArrowRouter)
 }
 DESCRIPTION, TENSORS = "router.json", "router.safetensors"
 
@@ -38,7 +40,7 @@ def save_router(router: FeatureRouter, directory: Path) -> None:
         write_tensors(staging / TENSORS, router.state())
 
 
-def load_router(directory: Path, encoder: RequestEncoder, pictures: PictureEncoder | None = None) -> FeatureRouter:
+def load_router(directory: Path, encoder: Identified, pictures: PictureEncoder | None = None) -> FeatureRouter:
     """The saved router, over encoders that must be those that it learned from.
 
     Raises ArtefactError for what is incomplete, changed since it was written, or no router, IdentityError naming what
@@ -66,7 +68,7 @@ def load_router(directory: Path, encoder: RequestEncoder, pictures: PictureEncod
         )
     kind = KINDS[description["kind"]]
     try:
-        more = {"pictures": pictures} if kind is AnchorRouter else {}
+        more = {"pictures": pictures} if kind.kind == AnchorRouter.kind else {}
         router = kind(encoder, **more, **description["settings"])
         router.restore(list(description["names"]), state)
     except (KeyError, TypeError, ValueError, ConfigError) as error:
@@ -74,6 +76,6 @@ def load_router(directory: Path, encoder: RequestEncoder, pictures: PictureEncod
     return router
 
 
-def _encoders(router: FeatureRouter) -> dict[str, RequestEncoder]:
+def _encoders(router: FeatureRouter) -> dict[str, Identified]:
     pictures = getattr(router, "pictures", None)
     return {"text": router.encoder} | ({"picture": pictures} if pictures is not None else {})

@@ -20,7 +20,7 @@ from adaptinf.routing.router import FeatureRouter, encode, retain
 _FOLDS = 5
 
 
-class SwitchNetwork(FeatureRouter):
+class SwitchNetwork(FeatureRouter[RequestEncoder]):
     """``softmax(W2 relu(W1 x + b1) + b2)`` over a request's vector x, trained on a few retained requests of every task.
 
     A task that arrives leaves ``exemplars`` (a number, or a share of its samples, at least one) as vectors, never as
