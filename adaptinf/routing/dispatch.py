@@ -14,7 +14,8 @@ from adaptinf.routing.adapters import Adapter, Factors
 
 @contextmanager
 def dispatched(model: nn.Module, rows: Sequence[str | None], adapters: Mapping[str, Adapter]) -> Iterator[None]:
-    """For the context, row i of every batch of ``len(rows)`` rows goes through the adapter ``rows[i]``, or none.
+    """For the context, row i of every batch of ``len(rows)`` rows goes through the adapter ``rows[i]``, or none;
+    of a batch of n times as many rows each run of n, such as a request's beams.
 
     ``y_i = W x_i + (x_i A_i) B_i``: the factors of the rows are gathered once, as [N, in, r] and [N, r, out] with zeros
     up to the largest rank, so that a module runs two batched products however many adapters there are. Rows that all
@@ -55,7 +56,8 @@ def _forward(base: partial[Tensor], factors: Factors, x: Tensor) -> Tensor:
     a, b = factors.a.to(x.dtype), factors.b.to(x.dtype)
     if a.dim() == 2:
         return y + (x @ a) @ b
-    by_row = x if x.dim() == 3 else x.reshape(len(a), -1, x.shape[-1])  # some models hand over all tokens in a row
+    # Some models hand over all tokens in a row, and generation puts the beams of a request beside each other.
+    by_row = x.reshape(len(a), -1, x.shape[-1])
     return y + torch.bmm(torch.bmm(by_row, a), b).reshape(y.shape)
 
 

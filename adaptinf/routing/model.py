@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import TextGenerationPipeline, pipeline
 
 from adaptinf.data import Sample
-from adaptinf.errors import AdapterMismatchError, ConfigError
+from adaptinf.errors import AdapterMismatchError, ConfigError, UnsupportedModelError
 from adaptinf.models import LanguageModel
 from adaptinf.routing.adapters import AdapterPool
 from adaptinf.routing.dispatch import dispatched
+from adaptinf.routing.pipeline import RoutedPipeline
 from adaptinf.routing.router import Router
 
 
@@ -80,6 +84,31 @@ class RoutedModel:
         with self._through(rows, range(len(rows))):
             found = self.lm.logits(self.lm.encoder.collate(encoded))
         return [logits[: len(one.input_ids)] for logits, one in zip(found, encoded, strict=True)]
+
+    def dispatched(self, samples: Sequence[Sample]) -> AbstractContextManager[None]:
+        """For the context, batches of these requests in this order run through the adapters that the router chooses."""
+        rows, _ = self._routed(samples, None)
+        return self._through(rows, range(len(rows)))
+
+    def pipeline(self, **options: Any) -> TextGenerationPipeline:
+        """``transformers.pipeline("text-generation")`` with these requests' adapters; ``options`` are its own.
+
+        It takes texts and chats of text, and ends an answer where :meth:`generate` does. As any such pipeline it
+        samples and repeats the request unless told not to: ``do_sample=False``, ``return_full_text=False``.
+
+        Raises UnsupportedModelError for a model of pictures and text.
+        """
+        tokenizer = getattr(self.lm.encoder, "tokenizer", None)
+        if tokenizer is None or getattr(self.lm.encoder, "sees", False):
+            raise UnsupportedModelError("is no model of text alone", item=self.lm.name, remedy="use generate")
+        return pipeline(
+            "text-generation",
+            model=self.lm.base,
+            tokenizer=copy(tokenizer),  # whose padding side the pipeline changes
+            pipeline_class=RoutedPipeline,
+            routed=self,
+            **{"device": self.lm.device, "eos_token_id": self.lm.encoder.stop_ids} | options,
+        )
 
     def _through(self, rows: Sequence[str | None], batch: Sequence[int]) -> AbstractContextManager[None]:
         mine = [rows[i] for i in batch]
