@@ -245,6 +245,15 @@ class TrainConfig:
     carry_lora: Literal["continue", "merge", "fresh"] = _option(
         "continue", "adapter at the next step: the same one, merged into the base and new, or new"
     )
+    regulariser: Literal["none", "l2", "ewc", "olora"] = _option(
+        "none",
+        "penalty on the adapter from the second step on: distance to what it was, the same by Fisher information (both "
+        "with carry_lora continue), or overlap with the earlier, merged ones (O-LoRA)",
+    )
+    regulariser_weight: float = _option(1.0, "weight of the penalty beside the loss, in nats a token", at_least=0)
+    fisher_samples: int = _option(
+        200, "of a step's training samples, drawn by seed, ewc takes the Fisher information from so many", at_least=1
+    )
     on_nonfinite: Literal["raise", "skip"] = _option("raise", "what to do with a step whose loss is not finite")
 
 

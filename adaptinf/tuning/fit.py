@@ -23,13 +23,14 @@ from adaptinf.models.collate import like_lengths
 from adaptinf.models.fused import fused_layers
 from adaptinf.progress import progress
 from adaptinf.tuning.moments import moments_of
+from adaptinf.tuning.regularisers import Regulariser
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """``history``: one row an optimiser step (``step, loss, learning_rate, grad_norm``); ``flops`` by the counting
-    model; ``dropped``: samples left out, as (id, reason); ``skipped``: ids whose step was skipped as non-finite;
-    ``moments``: Adam's state at the end, by parameter."""
+    """``history``: one row an optimiser step (``step, loss, penalty, learning_rate, grad_norm``; the loss has the
+    penalty in it); ``flops`` by the counting model; ``dropped``: samples left out, as (id, reason); ``skipped``: ids
+    whose step was skipped as non-finite; ``moments``: Adam's state at the end, by parameter."""
 
     history: pa.Table
     steps: int
@@ -41,12 +42,19 @@ class FitResult:
 
 
 def fit(
-    lm: LanguageModel, samples: Sequence[Sample], config: TrainConfig, *, seed: int, on_long: str = "raise"
+    lm: LanguageModel,
+    samples: Sequence[Sample],
+    config: TrainConfig,
+    *,
+    seed: int,
+    on_long: str = "raise",
+    regulariser: Regulariser | None = None,
 ) -> FitResult:
     """Train the parameters of ``lm`` that ask for a gradient on ``samples``, in place.
 
-    Loss: token mean of the answers' NLL over a step (:meth:`LanguageModel.answer_nll`). AdamW (betas 0.9, 0.999),
-    warm-up then ``config.schedule``; the order of the samples, dropout and everything else that draws follow ``seed``.
+    Loss: token mean of the answers' NLL over a step (:meth:`LanguageModel.answer_nll`), plus ``regulariser()``, if any,
+    once a step. AdamW (betas 0.9, 0.999), warm-up then ``config.schedule``; the order of the samples, dropout and
+    everything else that draws follow ``seed``.
 
     Raises EmptyTaskError without samples, NonFiniteError naming the ids of the batch (``on_nonfinite=raise``), and the
     encoder's errors (``on_long=raise``).
@@ -69,7 +77,7 @@ def fit(
         )
         trainer.remove_callback(ProgressCallback)
         trainer.remove_callback(PrinterCallback)
-        trainer.watch, trainer.count_flops = watch, flops
+        trainer.watch, trainer.count_flops, trainer.regulariser = watch, flops, regulariser
         with _training(lm.model, checkpointing=config.gradient_checkpointing), fused_layers(lm.model):
             trainer.train()
         assert isinstance(trainer.optimizer, torch.optim.Optimizer)  # made by train()
@@ -79,6 +87,7 @@ def fit(
         {
             "step": pa.array([row["step"] for row in log], pa.int64()),
             "loss": pa.array([row["loss"] for row in log], pa.float64()),
+            "penalty": pa.array([trainer.penalties.get(int(row["step"]), 0.0) for row in log], pa.float64()),
             "learning_rate": pa.array([row["learning_rate"] for row in log], pa.float64()),
             "grad_norm": pa.array([row["grad_norm"] for row in log], pa.float64()),
         }
@@ -183,6 +192,11 @@ class _Trainer(Trainer):
 
     watch: _Watch
     count_flops: _Flops
+    regulariser: Regulariser | None
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.penalties: dict[int, float] = {}
 
     def compute_loss(
         self,
@@ -196,6 +210,10 @@ class _Trainer(Trainer):
         self.count_flops(inputs["lengths"], pixels)
         assert self.compute_loss_func is not None and num_items_in_batch is not None  # so that Trainer counts tokens
         loss = torch.stack([self.compute_loss_func(part) for part in parts]).sum() / num_items_in_batch
+        if self.regulariser is not None:
+            penalty = self.regulariser()
+            self.penalties[self.state.global_step + 1] = float(penalty.detach())
+            loss = loss + penalty / self.current_gradient_accumulation_steps
         return self.watch.check(loss, inputs["ids"], model)
 
 

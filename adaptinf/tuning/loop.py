@@ -19,6 +19,7 @@ import numpy as np
 from adaptinf.capture import Features, extract_as
 from adaptinf.config import RunConfig, load_config, to_dict, to_yaml
 from adaptinf.data import Sample, TaskDataset, TaskStream, apart, group_of, load_stream, split_pretraining, unit_hash
+from adaptinf.data.stream import draw
 from adaptinf.errors import ConfigError, EmptyTaskError, IdentityError
 from adaptinf.evaluation import evaluate_stream, write_results
 from adaptinf.models import load_model, save_adapter
@@ -36,10 +37,12 @@ from adaptinf.store import (
 )
 from adaptinf.store.io import json_bytes
 from adaptinf.tuning.decisions import cluster_map, decisions_table, gallery_table, pool_table, read_selection
+from adaptinf.tuning.fisher import empirical_fisher, save_fisher
 from adaptinf.tuning.fit import fit
 from adaptinf.tuning.lineage import Lineage
 from adaptinf.tuning.moments import load_moments, save_moments
 from adaptinf.tuning.outcome import outcome
+from adaptinf.tuning.regularisers import check_regulariser, make_regulariser
 from adaptinf.tuning.seeds import stage_seed
 from adaptinf.tuning.strategy import make_strategy
 
@@ -95,6 +98,7 @@ class Loop:
     def __init__(self, config: RunConfig, place: Path, stream: TaskStream, pretraining: list[Sample]) -> None:
         self.config, self.place, self.stream = config, place, stream
         self.strategy = make_strategy(config)
+        check_regulariser(config)
         self.samples = {sample.id: sample for task in stream for sample in task.train}
         for task in stream:
             if not task.train or not task.test:
@@ -191,16 +195,31 @@ class Loop:
         lm = self.lineage.start_of(step.number)
         self.lineage.forget()
         seed = stage_seed(self.config.seed, step.number, "training")
+        samples = [self.samples[id] for id in chosen]
+        training = self.config.training
+        earlier = [self.adapters[number].parent for number in sorted(self.adapters) if number < step.number]
         result = fit(
-            lm, [self.samples[id] for id in chosen], self.config.training, seed=seed, on_long=self.config.model.on_long
+            lm,
+            samples,
+            training,
+            seed=seed,
+            on_long=self.config.model.on_long,
+            regulariser=make_regulariser(training, lm, earlier),
         )
+        flops = result.flops
         save_adapter(lm, to / "adapter")
+        if training.regulariser == "ewc":
+            left_out = {id for id, _ in result.dropped}
+            drawn = draw([one for one in samples if one.id not in left_out], training.fisher_samples, seed)
+            fisher, passed = empirical_fisher(lm, drawn)
+            save_fisher(fisher, earlier[-1] if earlier else None, to)
+            flops += passed
         if self.strategy.selector.needs().direction:
             save_moments(result.moments, to)
         write_table(to / "history.parquet", result.history)
         counters = {"steps": result.steps, "dropped": dict(result.dropped), "skipped": result.skipped}
         write_json(to / "counters.json", counters)
-        return result.flops, result.n_samples
+        return flops, result.n_samples
 
     def _evaluate(self, to: Path, step: int) -> tuple[float, int]:
         evaluation = self.config.evaluation
