@@ -16,6 +16,8 @@ from adaptinf.data import Sample
 from adaptinf.models import LanguageModel, add_lora, save_adapter, wrap
 from tests import tiny_tokenizers
 
+from .merging_cases import written_by_peft
+
 
 class Given:
     """An encoder that looks vectors up by the sample's id."""
@@ -97,3 +99,36 @@ def saved(llama: Callable[[], LanguageModel], tmp_path_factory: pytest.TempPathF
                 nn.init.normal_(weight, std=0.2)
         save_adapter(lm, place / name)
     return {name: place / name for name in SETTINGS}
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory) -> LlamaForCausalLM:
+    """Three layers, saved, so that adapters can name it."""
+    config = LlamaConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=32, initializer_range=0.3,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config).eval()
+    folder = tmp_path_factory.mktemp("base")
+    model.save_pretrained(folder)
+    model.name_or_path = str(folder)
+    return model
+
+
+@pytest.fixture
+def make(base, tmp_path) -> Callable[..., Path]:
+    """``make(name, seed, **settings of peft)``: a random adapter, written by peft."""
+    return lambda name, seed=0, **settings: written_by_peft(base, tmp_path / name, seed, **settings)
+
+
+@pytest.fixture
+def unlike(make) -> list[Path]:
+    """Four adapters of unequal rank, alpha and rule of scaling."""
+    return [
+        make("a", 1, r=4, lora_alpha=8),
+        make("b", 2, r=2, lora_alpha=3),
+        make("c", 3, r=3, lora_alpha=5, use_rslora=True),
+        make("d", 4, r=4, lora_alpha=4, rank_pattern={"down_proj": 2}, alpha_pattern={r"layers\.1\..*q_proj": 9}),
+    ]
