@@ -119,7 +119,11 @@ def pip_weights() -> Path:
 
 
 def state_from_pip(file: Path) -> dict[str, Tensor]:
-    """The package's weights under this module's names."""
+    """The package's weights under this module's names.
+
+    The package has them as a pickle; ``weights_only`` admits tensors and runs nothing. What is made of them is kept as
+    safetensors (:mod:`adaptinf.models.small_vlm.pretrain`), so that this is read once.
+    """
     state = torch.load(file, map_location="cpu", weights_only=True)
     renamed = {re.sub(r"(^|\.)_", r"\1", name): tensor for name, tensor in state.items()}
     return {name: tensor.contiguous() for name, tensor in renamed.items() if not name.startswith("fc.")}
