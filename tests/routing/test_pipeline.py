@@ -68,9 +68,9 @@ def said(answers: list) -> list[str]:
 def test_chats_are_answered_as_without_it(model: RoutedModel, batch_size: int) -> None:
     samples = [Sample.from_instruction(str(i), text, "", task="") for i, text in enumerate(TEXTS)]
     expected = [answer.text for answer in model.generate(samples, max_new_tokens=8)]
+    side = model.lm.encoder.tokenizer.padding_side  # pyright: ignore[reportAttributeAccessIssue]
     pipe = model.pipeline(batch_size=batch_size)
     assert isinstance(pipe, TextGenerationPipeline)
-    side = model.lm.encoder.tokenizer.padding_side  # pyright: ignore[reportAttributeAccessIssue]
     found = said(pipe([chat(text) for text in TEXTS], **GREEDY))
     assert [text.strip() for text in found] == expected
     assert len(set(expected)) > 4  # the adapters say different things
