@@ -268,6 +268,11 @@ class EvalConfig:
         "scored after each step: all tasks (forward transfer too), those that have come, or the new one; at last, all",
     )
     nll: bool = _option(True, "also measure the answers' negative log-likelihood")
+    prompts_together: int = _option(
+        1,
+        "test samples asked in one prompt (OverPrompt); an answer that cannot be told apart counts as wrong",
+        at_least=1,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

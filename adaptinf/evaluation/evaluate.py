@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from adaptinf.data.stream import draw
-from adaptinf.errors import ArtefactError, ConfigError, DataError, EmptyTaskError
+from adaptinf.errors import ArtefactError, ConfigError, DataError, EmptyTaskError, SampleTooLongError
 from adaptinf.evaluation.metrics import get_metric, metric_versions, score
+from adaptinf.evaluation.together import LABEL_TOKENS, apart, together
 from adaptinf.progress import progress
 from adaptinf.store import read_json, read_table, write_json, write_table
 
@@ -70,17 +71,20 @@ def evaluate_task(
     seed: int = 0,
     nll: bool = True,
     on_error: Literal["raise", "drop"] = "raise",
+    prompts_together: int = 1,
 ) -> TaskResult:
     """Answer the test samples greedily and score the answers; with ``nll``, also the right answers' likelihood.
 
     ``limit`` takes at most so many samples, drawn by ``seed`` and the samples' ids alone. The counted ``flops`` take
     the generation for one pass over prompt and right answer. ``on_error=drop`` leaves out samples that the model cannot
-    take, such as those longer than its context; the same ones at every step.
+    take, such as those longer than its context; the same ones at every step. ``prompts_together`` asks so many samples
+    in one prompt (:func:`adaptinf.evaluation.together.together`); an answer that cannot be told apart is empty and
+    counts as unparsable. The likelihood stays that of each right answer after its own prompt.
 
     Raises:
         EmptyTaskError: the task has no test sample, or all are dropped.
-        ConfigError: there is no such metric, or the limit is less than one.
-        DataError: a right answer lacks what the metric compares, such as a box.
+        ConfigError: there is no such metric, a number is less than one, or prompts do not fit together.
+        DataError: a right answer lacks what the metric compares, such as a box; or see ``together``.
         NonFiniteError: by the model's passes, naming the sample.
         SampleTooLongError, EmptyAnswerError, ImageError: ``on_error=raise``, naming the sample.
     """
@@ -89,6 +93,8 @@ def evaluate_task(
         raise EmptyTaskError("has no test sample", item=task.name, remedy="give test files or a test_fraction")
     if limit is not None and limit < 1:
         raise ConfigError(f"must be >= 1, got {limit}", item="evaluation.limit", remedy="leave it out to use all")
+    if prompts_together < 1:
+        raise ConfigError(f"must be >= 1, got {prompts_together}", item="evaluation.prompts_together")
     drawn = draw(task.test, limit, seed)
     for sample in drawn:
         if metric.parse(sample.answer) is None:
@@ -103,11 +109,18 @@ def evaluate_task(
     usable = {one.id for one in fitting}
     samples = [sample for sample in drawn if sample.id in usable]
     answers = [sample.answer for sample in samples]
-    predictions = lm.generate(
-        samples, max_new_tokens=task.max_new_tokens, batch_size=batch_size, progress=f"{task.name}: answers"
+    groups = [samples[i : i + prompts_together] for i in range(0, len(samples), prompts_together)]
+    asked = [together(group) for group in groups]
+    lengths = _lengths(lm, asked) if prompts_together > 1 or not nll else []
+    said = lm.generate(
+        asked,
+        max_new_tokens=prompts_together * (task.max_new_tokens + LABEL_TOKENS * (prompts_together > 1)),
+        batch_size=batch_size,
+        progress=f"{task.name}: answers",
     )
+    predictions = [one for text, group in zip(said, groups, strict=True) for one in apart(text, len(group))]
     losses, flops = _likelihood(lm, samples, task.name) if nll else (np.full(len(samples), np.nan), 0.0)
-    generation = flops if nll else lm.flops([len(lm.encoder.encode(sample).input_ids) for sample in samples])
+    generation = lm.flops(lengths) if lengths else flops
     sources = [_source(sample) for sample in samples] if metric.needs_source else None
     table = pa.table(
         {
@@ -135,10 +148,20 @@ def evaluate_stream(
     seed: int = 0,
     nll: bool = True,
     on_error: Literal["raise", "drop"] = "raise",
+    prompts_together: int = 1,
 ) -> list[TaskResult]:
     """:func:`evaluate_task` of each task, in order."""
     return [
-        evaluate_task(lm, task, limit=limit, batch_size=batch_size, seed=seed, nll=nll, on_error=on_error)
+        evaluate_task(
+            lm,
+            task,
+            limit=limit,
+            batch_size=batch_size,
+            seed=seed,
+            nll=nll,
+            on_error=on_error,
+            prompts_together=prompts_together,
+        )
         for task in progress(list(tasks), "evaluation", unit="task")
     ]
 
@@ -196,6 +219,18 @@ def summarise(name: str, metric: str, table: pa.Table, n_dropped: int, flops: fl
         name, metric, **means,
         n=len(table), n_unparsable=n_unparsable, n_dropped=n_dropped, flops=flops, predictions=table,
     )  # fmt: skip
+
+
+def _lengths(lm: LanguageModel, asked: Sequence[Sample]) -> list[int]:
+    """Tokens of each prompt with its right answer."""
+    try:
+        return [len(lm.encoder.encode(sample).input_ids) for sample in asked]
+    except SampleTooLongError as error:  # each of them alone fits
+        raise ConfigError(
+            f"these do not fit into one prompt ({error.problem})",
+            item=error.item,
+            remedy="lower evaluation.prompts_together",
+        ) from error
 
 
 def _likelihood(lm: LanguageModel, samples: Sequence[Sample], label: str) -> tuple[np.ndarray, float]:

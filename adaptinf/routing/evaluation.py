@@ -81,6 +81,7 @@ def evaluate_routed(
     seed: int = 0,
     nll: bool = True,
     on_error: Literal["raise", "drop"] = "raise",
+    prompts_together: int = 1,
 ) -> RoutedResults:
     """Route the test samples of every task, answer them through their routes and through the true ones.
 
@@ -93,7 +94,7 @@ def evaluate_routed(
         found = model.router.predict(samples)
         to = [name if name in model.adapters.names else None for name in found.tasks]
         own = task.name if task.name in model.adapters.names else None
-        evaluate = {"batch_size": batch_size, "seed": seed, "nll": nll}
+        evaluate = {"batch_size": batch_size, "seed": seed, "nll": nll, "prompts_together": prompts_together}
         parts = {name: _through(model, task, [s for s, t in zip(samples, to, strict=True) if t == name], name, evaluate)
                  for name in dict.fromkeys(to)}  # fmt: skip
         lost = [sample for sample, name in zip(samples, to, strict=True) if name != own]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from adaptinf.data import Sample
-from adaptinf.errors import NonFiniteError
+from adaptinf.errors import EmptyTaskError, NonFiniteError
 from adaptinf.models import LanguageModel, trainable_parameters
 from adaptinf.models.collate import IGNORED
 from adaptinf.models.fused import fused_layers
@@ -27,8 +27,12 @@ def empirical_fisher(lm: LanguageModel, samples: Sequence[Sample]) -> tuple[dict
     its answer tokens. So F is in the units of the training loss, nats a token, and with weight 1 the penalty stands for
     the loss of the earlier data at the scale of the current ones. Dropout is off.
 
-    Raises NonFiniteError naming the sample whose gradient is not finite.
+    Raises NonFiniteError naming the sample whose gradient is not finite, EmptyTaskError without samples.
     """
+    if not samples:
+        raise EmptyTaskError(
+            "there is no sample to take the Fisher information of", remedy="see why training dropped or skipped them"
+        )
     names, parameters = zip(*trainable_parameters(lm), strict=True)
     squares = [torch.zeros(one.shape, dtype=torch.float64, device=one.device) for one in parameters]
     tokens, flops = 0, 0.0

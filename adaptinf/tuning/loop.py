@@ -209,7 +209,7 @@ class Loop:
         flops = result.flops
         save_adapter(lm, to / "adapter")
         if training.regulariser == "ewc":
-            left_out = {id for id, _ in result.dropped}
+            left_out = {*dict(result.dropped), *result.skipped}
             drawn = draw([one for one in samples if one.id not in left_out], training.fisher_samples, seed)
             fisher, passed = empirical_fisher(lm, drawn)
             save_fisher(fisher, earlier[-1] if earlier else None, to)
@@ -231,6 +231,7 @@ class Loop:
             seed=stage_seed(self.config.seed, 0, "evaluation"),
             nll=evaluation.nll,
             on_error=self.config.model.on_long,
+            prompts_together=evaluation.prompts_together,
         )
         write_results(to, results)
         return sum(result.flops for result in results), sum(result.n for result in results)

@@ -18,6 +18,7 @@ Regulariser = Callable[[], Tensor]
 """The penalty at the current weights, a float32 scalar with its graph; added once to each step's loss."""
 
 _LINEAGE = {"l2": "continue", "ewc": "continue", "olora": "merge"}
+_APART = {"multitask": "trains once", "switch": "trains every adapter from the base"}
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,11 @@ def check_regulariser(config: RunConfig) -> None:
             item="training.carry_lora",
             remedy=f"set it to {needed}, or training.regulariser to none",
         )
-    if training.regulariser != "none" and config.strategy == "multitask":
+    if training.regulariser != "none" and config.strategy in _APART:
         raise ConfigError(
-            "has no effect on multitask, which trains once", item="training.regulariser", remedy="leave it out"
+            f"has nothing to keep in {config.strategy}, which {_APART[config.strategy]}",
+            item="training.regulariser",
+            remedy="leave it out",
         )
 
 

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from adaptinf.config import LoraConfig, RunConfig, TrainConfig, from_dict
 from adaptinf.data import Sample
-from adaptinf.errors import ArtefactError, ConfigError, NonFiniteError
+from adaptinf.errors import ArtefactError, ConfigError, EmptyTaskError, NonFiniteError
 from adaptinf.models import LanguageModel, add_lora, remove_lora, save_adapter, trainable_parameters, wrap
 from adaptinf.store import read_table
 from adaptinf.tuning import fit, run
@@ -151,6 +151,8 @@ def test_fisher_is_of_samples_one_by_one_and_sums_over_steps(tmp_path: Path) -> 
 
 def test_a_gradient_that_is_not_finite_names_its_sample() -> None:
     lm = tiny()
+    with pytest.raises(EmptyTaskError, match="no sample to take"):
+        empirical_fisher(lm, [])
     with torch.no_grad():
         lm.base.model.norm.weight[3] = torch.nan
     with pytest.raises(NonFiniteError, match="s4: its gradient"):
@@ -220,8 +222,9 @@ def test_adapters_that_do_not_follow_each_other_as_it_needs(kind: str, carry: st
         check_regulariser(from_dict(RunConfig, {"training": {"regulariser": kind, "carry_lora": carry}}))
     fitting = {"regulariser": kind, "carry_lora": "merge" if kind == "olora" else "continue"}
     check_regulariser(from_dict(RunConfig, {"training": fitting}))
-    with pytest.raises(ConfigError, match="has no effect on multitask"):
-        check_regulariser(from_dict(RunConfig, {"strategy": "multitask", "training": fitting}))
+    for strategy in ("multitask", "switch"):
+        with pytest.raises(ConfigError, match=f"has nothing to keep in {strategy}"):
+            check_regulariser(from_dict(RunConfig, {"strategy": strategy, "training": fitting}))
 
 
 @pytest.mark.parametrize(("kind", "carry"), [("ewc", "continue"), ("olora", "merge")])
