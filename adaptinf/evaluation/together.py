@@ -51,14 +51,14 @@ def together(samples: Sequence[Sample]) -> Sample:
 
 def apart(said: str, count: int) -> list[str]:
     """The answers to ``together(count samples)``: what follows ``1.``, ``2.``, ... (or ``1)``, ``1:``) at the beginning
-    of a line, up to the next of them; empty for a number that does not come after those before it. A single answer is
+    of a line and before no digit, up to the next of them; empty for a number that does not come after those before it. A single answer is
     all of the text."""
     if count == 1:
         return [said]
     labels: list[tuple[int, int, int]] = []
     place = 0
     for number in range(1, count + 1):
-        if label := re.compile(rf"^[ \t]*{number}[.):]", re.MULTILINE).search(said, place):
+        if label := re.compile(rf"^[ \t]*{number}[.):](?!\d)", re.MULTILINE).search(said, place):
             labels.append((number, label.start(), label.end()))
             place = label.end()
     found = {

@@ -70,6 +70,7 @@ def test_conversations_are_not_asked_together(before: tuple[Message, ...]) -> No
             "1. red\n2. 7\n1. again\n3. x",
             ["red", "7\n1. again", "x"],
         ),  # numbers that are not next are part of an answer
+        ("1. red\n2.\n3.5\n3. x", ["red", "3.5", "x"]),
         ("red\nblue", ["", "", ""]),
         ("3. green\n1. red", ["red", "", ""]),  # the numbers go up
         ("1. 2. red\n2.\n3. 3.5", ["2. red", "", "3.5"]),
