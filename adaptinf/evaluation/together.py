@@ -51,8 +51,8 @@ def together(samples: Sequence[Sample]) -> Sample:
 
 def apart(said: str, count: int) -> list[str]:
     """The answers to ``together(count samples)``: what follows ``1.``, ``2.``, ... (or ``1)``, ``1:``) at the beginning
-    of a line and before no digit, up to the next of them; empty for a number that does not come after those before it. A single answer is
-    all of the text."""
+    of a line and before no digit, up to the next of them. Empty for a number that does not come after those before it;
+    a single answer is all of the text."""
     if count == 1:
         return [said]
     labels: list[tuple[int, int, int]] = []
