@@ -91,7 +91,7 @@ class ArrowRouter(FeatureRouter[ModuleInputs]):
 
     Raises AdapterMismatchError, ArtefactError or NonFiniteError for an adapter that cannot be read or does not fit.
 
-    Source: Ostapenko et al. 2024 (arXiv:2405.11157), section 4.2, which routes every token in every module by the
+    Source: Ostapenko et al. 2024 (arXiv:2405.11157), which routes every token in every module by the
     scores that are averaged here into one decision a request; peft's arrow.py finds the vectors by power iteration and
     multiplies with x as it is.
     """

@@ -34,8 +34,9 @@ def vllm_problems(directory: Path | str, max_rank: int = 16) -> list[str]:
     Whether the base model has the modules is a question for :meth:`RoutedModel.add_adapter`. Raises ConfigError for an
     impossible ``max_rank``.
 
-    Source: vLLM, vllm/lora/peft_helper.py (``PEFTHelper``: the settings it reads, ``validate_legal``), utils.py
-    (``parse_fine_tuned_lora_name``) and lora_model.py (``from_local_checkpoint``, ``from_lora_tensors``).
+    Source: vLLM, in vllm/lora: peft_helper.py (``PEFTHelper``: the settings it reads, ``validate_legal``), utils.py
+    (``parse_fine_tuned_lora_name``), lora_model.py (``from_local_checkpoint``, ``from_lora_tensors``), lora_weights.py
+    (``from_config``: one scaling for all modules).
     """
     directory = Path(directory)
     if type(max_rank) is not int or max_rank < 1:
