@@ -91,6 +91,19 @@ def test_metrics_of_the_routes(model: RoutedModel) -> None:
     assert found.routes["routed"].to_pylist().count(None) == 6
 
 
+def test_prompts_of_one_route_may_be_asked_together(model: RoutedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def generate(samples: Sequence[Sample], **_: object) -> list[str]:
+        asked.append([sample.id for sample in samples])
+        return ["1. yes\n2. yes"] * len(samples)
+
+    monkeypatch.setattr(model.lm, "generate", generate)
+    (result,) = evaluate_routed(model, [dataset("a")], nll=False, prompts_together=2).results
+    assert asked[:2] == [["a0 + a1", "a2 + a3"], ["a4"]]  # through a, and through b
+    assert result.predictions["prediction"].to_pylist() == ["yes"] * 4 + ["1. yes\n2. yes"]
+
+
 def test_novelty_tells_outside_from_inside(model: RoutedModel) -> None:
     inside = [Sample.from_instruction(f"i{i}", "x" * i, "", task="a") for i in range(1, 5)]
     outside = [Sample.from_instruction(f"o{i}", "x" * (i + 2), "", task="?") for i in range(1, 5)]
