@@ -22,8 +22,9 @@ from adaptinf.errors import ConfigError
 
 Config = TypeVar("Config")
 
-UNBUDGETED = ("sequential", "multitask", "rehearsal", "instructalign")
-"""Strategies that do not ask ``budget``: what they train on follows from what has arrived."""
+UNBUDGETED = ("sequential", "multitask", "full", "rehearsal", "instructalign")
+"""Strategies that do not ask ``budget``: what they train on follows from what has arrived. ``switch`` is one where its
+``routing.selector`` is."""
 
 
 def _option(default: Any, help: str, **bounds: float) -> Any:
@@ -243,7 +244,7 @@ class TrainConfig:
     max_grad_norm: float = _option(1.0, "gradients are clipped to this norm", above=0)
     gradient_checkpointing: bool = _option(False, "recompute activations in the backward pass to save memory")
     carry_lora: Literal["continue", "merge", "fresh"] = _option(
-        "continue", "adapter at the next step: the same one, merged into the base and new, or new"
+        "continue", "adapter at the next step: the same one, merged into the base and new, or new (switch: always new)"
     )
     regulariser: Literal["none", "l2", "ewc", "olora"] = _option(
         "none",
@@ -255,6 +256,38 @@ class TrainConfig:
         200, "of a step's training samples, drawn by seed, ewc takes the Fisher information from so many", at_least=1
     )
     on_nonfinite: Literal["raise", "skip"] = _option("raise", "what to do with a step whose loss is not finite")
+
+
+@dataclasses.dataclass(frozen=True)
+class RoutingConfig:
+    """Strategy switch: an adapter for every task, and a router that sends each request to one of them."""
+
+    router: Literal["switch", "anchor", "autoencoder", "centroid", "arrow"] = _option(
+        "switch",
+        "switch network (SwitchCIT), anchors (HiDe-LLaVA), autoencoders (D-MoLE), nearest centroids, or arrow, which "
+        "is made from the adapters and asks nothing of what follows but abstain and selector",
+    )
+    encoder: Literal["sketch", "hidden"] = _option(
+        "sketch", "what a router sees of a request: a sketch of its words' gradient, or a hidden state (SwitchCIT)"
+    )
+    model: str | None = _option(
+        None, "frozen model that encodes requests, a preset, a local folder or a Hugging Face id (default: the base)"
+    )
+    k: int = _option(512, "dimension of the sketch", at_least=1)
+    layer: Literal["last"] | int = _option("last", "decoder layer of the hidden state")
+    pooling: Literal["last", "mean"] = _option("last", "hidden state of the prompt's last token, or the mean")
+    exemplars: int | float = _option(
+        10, "requests of a task that the switch network keeps, as vectors: a number, or a share in (0, 1]", above=0
+    )
+    abstain: float | None = _option(
+        None,
+        "share of a task's own requests that may go to the base model so that foreign ones do (default: none go)",
+        at_least=0,
+        at_most=1,
+    )
+    selector: str = _option(
+        "full", "what an adapter is trained on: full, or a selector, whose budget is a share of the arriving dataset"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,7 +322,7 @@ class RunConfig:
     out: str | None = _option(None, "directory of the run; an unfinished run in it is continued")
     seed: int = _option(0, "seed of everything that draws", at_least=0)
     strategy: str = _option(
-        "paper", "sequential, multitask, random_replay, paper, released, lite or a registered selector"
+        "paper", "sequential, multitask, random_replay, paper, released, lite, switch or a registered selector"
     )
     budget: float | int = _option(
         0.25, "training samples of a step: a share (0 to 1] of all samples so far, or a whole number", above=0
@@ -302,6 +335,7 @@ class RunConfig:
     selection: SelectionConfig = _option(SelectionConfig, "how samples are chosen")
     pruning: PruneConfig = _option(PruneConfig, "what the pool keeps")
     training: TrainConfig = _option(TrainConfig, "the LoRA fit")
+    routing: RoutingConfig = _option(RoutingConfig, "the router of strategy switch")
     evaluation: EvalConfig = _option(EvalConfig, "evaluation")
     report: ReportConfig = _option(ReportConfig, "the report")
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adaptinf.cli.pool import output_file
+from adaptinf.cli.samples import read_samples
 from adaptinf.cli.settings import add_settings, read_settings
-from adaptinf.errors import ConfigError, EmptyTaskError
+from adaptinf.errors import ConfigError
 
 if TYPE_CHECKING:
     from adaptinf.config import RunConfig
-    from adaptinf.data import Sample
     from adaptinf.models import LanguageModel
 
 _DATA = ("data.root", "data.max_bad_fraction", "data.verify_images", "data.max_pixels")
@@ -56,7 +56,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
     if arguments.method not in METHODS:
         raise ConfigError("is no method", item=f"--method {arguments.method}", remedy=f"choose {', '.join(METHODS)}")
-    pool, query = _read(arguments.pool, config), _read(arguments.query, config)
+    pool, query = read_samples(arguments.pool, config), read_samples(arguments.query, config)
     lm = _load(config, arguments.adapter)
     moments = _moments(arguments.adapter, lm) if arguments.method == "less" else None
 
@@ -82,19 +82,6 @@ def execute(arguments: argparse.Namespace) -> int:
     left_out = len(features.dropped) + len(wanted.dropped)
     print(f"{len(ranking.ids)} samples ranked, {left_out} left out: {arguments.out}")
     return 0
-
-
-def _read(file: Path, config: RunConfig) -> list[Sample]:
-    from adaptinf.data import ImageFolder, Quarantine, read_jsonl
-
-    root = Path(config.data.root).expanduser() if config.data.root else file.parent
-    images = ImageFolder(root.resolve(), max_pixels=config.data.max_pixels, verify=config.data.verify_images)
-    quarantine = Quarantine(max_bad_fraction=config.data.max_bad_fraction)
-    with quarantine.dataset(str(file)):
-        samples = list(read_jsonl(file, quarantine=quarantine, images=images, task=file.name.partition(".")[0]))
-    if not samples:
-        raise EmptyTaskError("has no sample", item=str(file), remedy="give JSON Lines of instruction and response")
-    return samples
 
 
 def _load(config: RunConfig, adapter: Path | None) -> LanguageModel:

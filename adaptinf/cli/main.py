@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 
 from adaptinf import __version__
-from adaptinf.cli import cluster, dedup, demo, doctor, features, influence, prune, report, run, select, version
+from adaptinf.cli import cluster, dedup, demo, doctor, features, influence, prune, report, route, run, select, version
 from adaptinf.cli.settings import split_settings
 from adaptinf.errors import AdaptinfError
 
@@ -22,6 +22,7 @@ COMMANDS = {
     "prune": prune,
     "dedup": dedup,
     "influence": influence,
+    "route": route,
     "report": report,
     "doctor": doctor,
     "version": version,
@@ -33,7 +34,8 @@ CLOSED = 141
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The exit code: 0 done, 1 doctor found a fault, 2 an error was explained, 130 interrupted, 141 output closed."""
+    """The exit code: 0 done, 1 doctor or serve-check found a fault, 2 an error was explained, 130 interrupted, 141
+    output closed."""
     warnings.filterwarnings("ignore", message="`(is_)?gradient_checkpointing", category=FutureWarning)  # peft's
     try:
         arguments = parse(sys.argv[1:] if words is None else words)
@@ -68,8 +70,16 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         subparser.set_defaults(execute=command.execute, settings=None, overrides={})
         command.add_arguments(subparser)
     overrides: dict[str, str] = {}
-    if words and words[0] in commands.choices:
-        words, overrides = split_settings(words, commands.choices[words[0]])
+    leaf, depth = parser, 0
+    while depth < len(words) and words[depth] in (below := _subparsers(leaf)):
+        leaf, depth = below[words[depth]], depth + 1
+    if depth:
+        words, overrides = split_settings(words, leaf)
     arguments = parser.parse_args(words)
     arguments.overrides = overrides
     return arguments
+
+
+def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    actions = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]  # noqa: SLF001
+    return dict(actions[0].choices) if actions else {}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-STAGES = ("features", "selection", "training", "evaluation", "pool")
+STAGES = ("features", "selection", "training", "routing", "evaluation", "pool")
 """The arrows of one step, in the order in which a step makes them."""
 
 

@@ -26,12 +26,14 @@ STRATEGIES = {
     "rehearsal": "all of the new dataset, and a few samples of each older one",
     "instructalign": "all of the new dataset, and a few of all older samples",
     "multitask": "everything that ever arrived, trained on once at the end",
+    "switch": "SwitchCIT: an adapter for every task, and a router that sends each request to one of them",
 }
 
 STAGE_MEANING = {
     "features": "one pass of the model over the pool: gradient sketches and scores",
     "selection": "clustering, choice of the score, drawing within the budget",
     "training": "LoRA fit on the selected samples",
+    "routing": "the router learns the new task",
     "evaluation": "every task's test samples",
     "pool": "pruning of near-duplicates from the pool, and the gallery",
 }
@@ -187,10 +189,15 @@ def warnings_of(runs: Sequence[RunView], labels: Sequence[str]) -> list[str]:
         found.append("The runs saw different streams of data: their numbers do not compare directly.")
     if len({run.model for run in runs}) > 1:
         found.append("The runs tuned different models.")
-    budgeted = {run.budget for run in runs if run.strategy not in UNBUDGETED}
+    budgeted = {run.budget for run in runs if _chooses_by(run) not in UNBUDGETED}
     if len(budgeted) > 1:
         found.append("The runs had different training budgets.")
     return found
+
+
+def _chooses_by(run: RunView) -> str:
+    routing = run.config.get("routing") or {}
+    return str(routing.get("selector", "full")) if run.strategy == "switch" else run.strategy
 
 
 def cost_sentence(run: RunView) -> str:

@@ -108,8 +108,9 @@ class AnchorRouter(FeatureRouter[RequestEncoder]):
 
 
 def _cosine(rows: NDArray[np.float64], anchor: NDArray[np.float64]) -> NDArray[np.float64]:
-    """NaN for a row of NaN and without an anchor; 0 for a zero row or a zero anchor."""
-    if not anchor.size:
+    """NaN for a row of NaN (all are, of any width, where no request has a picture) and without an anchor; 0 for a zero
+    row or a zero anchor."""
+    if not anchor.size or np.isnan(rows).all():
         return np.full(len(rows), np.nan)
     norms = np.linalg.norm(rows, axis=1) * np.linalg.norm(anchor)
     return np.divide(rows @ anchor, norms, out=np.where(np.isnan(norms), np.nan, 0.0), where=norms > 0)

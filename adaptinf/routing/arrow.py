@@ -27,7 +27,7 @@ class ModuleInputs:
     """What the modules of a frozen language model are given at each token of a prompt, adapters switched off."""
 
     def __init__(self, lm: LanguageModel, *, batch_size: int = 32) -> None:
-        self.lm, self.batch_size = lm, batch_size
+        self.lm, self.batch_size, self.flops = lm, batch_size, 0.0
 
     def alignment(self, samples: Sequence[Sample], directions: Mapping[str, Tensor]) -> Tensor:
         """float64 [N, T] on the CPU: ``|cos(x, p_t)|``, averaged over the prompt's tokens and over the modules.
@@ -44,6 +44,7 @@ class ModuleInputs:
         return {"encoder": "module inputs", **base_identity(self.lm)}
 
     def _aligned(self, prompts: Sequence[Encoded], directions: Mapping[str, Tensor]) -> Tensor:
+        self.flops += self.lm.flops([len(one.input_ids) for one in prompts])
         inside = tokens_inside(prompts)
         means: dict[str, Tensor] = {}
 

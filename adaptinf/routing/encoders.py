@@ -20,6 +20,9 @@ from adaptinf.routing.prompts import Pooling, each_prompt, frozen, pool, pooled_
 class Identified(Protocol):
     """What a router sees requests by."""
 
+    flops: float
+    """What the requests seen so far have cost, by the counting model."""
+
     def identity(self) -> dict[str, str]:
         """What decides what it makes of a request; a saved router is loaded for the same identity alone."""
         ...
@@ -57,7 +60,7 @@ class HiddenEncoder:
             raise ConfigError(f"is {layer}, the model has {count} layers", item="layer", remedy="name one of them")
         if pooling not in ("last", "mean"):
             raise ConfigError(f"is {pooling!r}", item="pooling", remedy="choose last or mean")
-        self.lm, self.batch_size = lm, batch_size
+        self.lm, self.batch_size, self.flops = lm, batch_size, 0.0
         self.layer: int | Literal["last"] = layer
         self.pooling: Pooling = pooling
 
@@ -70,6 +73,7 @@ class HiddenEncoder:
         return {"encoder": "hidden", "layer": str(self.layer), "pooling": self.pooling, **base_identity(self.lm)}
 
     def _pooled(self, prompts: Sequence[Encoded]) -> Tensor:
+        self.flops += self.lm.flops([len(one.input_ids) for one in prompts])
         if self.layer == "last":
             return pool(self.lm.hidden_states(self.lm.encoder.collate(prompts)), prompts, self.pooling)
         _, layer = self.lm.decoder_layers[self.layer]
@@ -86,7 +90,7 @@ class SketchEncoder:
     def __init__(
         self, lm: LanguageModel, *, k: int = 512, layers: Literal["first", "middle", "last"] = "middle"
     ) -> None:
-        self.lm, self.sketch = lm, Sketch("sjlt", k)
+        self.lm, self.sketch, self.flops = lm, Sketch("sjlt", k), 0.0
         self.layers: Literal["first", "middle", "last"] = layers
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
@@ -102,6 +106,7 @@ class SketchEncoder:
                 self.lm, asked, sketch=self.sketch, targets=targets, scores=(), hidden=None, description="routing"
             )
         assert found.sketch is not None  # asked for above
+        self.flops += found.flops
         return torch.as_tensor(found.sketch)
 
     def identity(self) -> dict[str, str]:
@@ -111,11 +116,12 @@ class SketchEncoder:
 class PictureEncoder:
     """Mean feature of a request's pictures by a frozen picture encoder: for those that have any.
 
-    ``features`` maps an Image to a float tensor [.., d]; all but the last dimension are averaged.
+    ``features`` maps an Image to a float tensor [.., d]; all but the last dimension are averaged. It costs nothing
+    here: the model that answers needs the same features.
     """
 
     def __init__(self, features: Any, name: str) -> None:
-        self.features, self.name = features, name
+        self.features, self.name, self.flops = features, name, 0.0
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
         """float32 [N, d]; a row of NaN for a sample without pictures."""
@@ -138,5 +144,7 @@ def _plain(name: str) -> str:
 
 
 def base_identity(lm: LanguageModel) -> dict[str, str]:
-    """What decides the outputs of the model without its adapter."""
-    return {key: value for key, value in lm.identity().items() if key != "adapter"}
+    """What decides the outputs of the model without its adapter: weights and tokenizer. A router outlives a move of the
+    model's folder and a new version of a library: these change its vectors by rounding at most."""
+    passing = ("adapter", "model", "attention", "torch", "transformers")
+    return {key: value for key, value in lm.identity().items() if key not in passing}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,12 +14,13 @@ import pyarrow as pa
 from adaptinf.data import Sample, TaskDataset
 from adaptinf.data.stream import draw
 from adaptinf.errors import EmptyTaskError
-from adaptinf.evaluation import TaskResult, evaluate_task, summarise
+from adaptinf.evaluation import TaskResult, evaluate_task, summarise, write_results
 from adaptinf.evaluation.routing import auroc, confusion, expected_calibration_error, oracle_gap, routing_accuracy
 from adaptinf.progress import progress
 from adaptinf.routing.dispatch import dispatched
 from adaptinf.routing.model import RoutedModel
 from adaptinf.routing.router import Routes
+from adaptinf.store import write_json, write_table
 
 ROUTES = pa.schema(
     {
@@ -34,17 +37,20 @@ ROUTES = pa.schema(
 @dataclass(frozen=True)
 class RoutedResults:
     """``results`` through the routes, ``oracle`` through each task's own adapter (the base where it has none), by task
-    in order; ``routes`` as ``ROUTES``; ``names`` the tasks that the router knows."""
+    in order; ``routes`` as ``ROUTES``; ``names`` the tasks that the router knows; ``flops`` and ``seconds`` of routing
+    all requests."""
 
     results: list[TaskResult]
     oracle: list[TaskResult]
     routes: pa.Table
     names: list[str]
+    flops: float
+    seconds: float
 
     def metrics(self) -> dict[str, Any]:
         """``routing_accuracy`` and its values by task, ``oracle_gap`` and ``oracle_share`` (the routed average in
-        percent of the oracle's), ``ece`` of the confidence of routes taken, and the ``confusion`` table. Of the routes,
-        those of requests of tasks that the router knows count.
+        percent of the oracle's), ``ece`` of the confidence of routes taken, the ``confusion`` table, and what routing a
+        request costs in ``flops_per_request``. Of the routes, those of requests of tasks that the router knows count.
         """
         known = [row for row in self.routes.to_pylist() if row["task"] in self.names]
         true, routed = [row["task"] for row in known], [row["routed"] for row in known]
@@ -63,6 +69,7 @@ class RoutedResults:
                 [row["confidence"] for row in settled], [row["task"] == row["routed"] for row in settled]
             ),
             "confusion": confusion(true, routed, self.names),
+            "flops_per_request": self.flops / max(1, len(self.routes)),
             **{
                 f"oracle_{name}": value
                 for name, value in oracle_gap(
@@ -89,9 +96,12 @@ def evaluate_routed(
     both. Arguments and errors as of :func:`adaptinf.evaluation.evaluate_task`.
     """
     results, oracle, routes = [], [], [ROUTES.empty_table()]
+    flops, seconds = model.router.flops, 0.0
     for task in progress(list(tasks), "evaluation", unit="task"):
         samples, dropped = _usable(model, task, limit, seed, on_error)
+        started = time.perf_counter()
         found = model.router.predict(samples)
+        seconds += time.perf_counter() - started
         to = [name if name in model.adapters.names else None for name in found.tasks]
         own = task.name if task.name in model.adapters.names else None
         evaluate = {"batch_size": batch_size, "seed": seed, "nll": nll, "prompts_together": prompts_together}
@@ -104,7 +114,16 @@ def evaluate_routed(
             _joined(task, samples, [*right, *([_through(model, task, lost, own, evaluate)] if lost else [])], dropped)
         )
         routes.append(_table(samples, task.name, to, found))
-    return RoutedResults(results, oracle, pa.concat_tables(routes), list(model.router.names))
+    return RoutedResults(
+        results, oracle, pa.concat_tables(routes), list(model.router.names), model.router.flops - flops, seconds
+    )
+
+
+def write_routed(directory: Path, found: RoutedResults) -> None:
+    """What :func:`write_results` writes of the routed answers, ``routing.json`` and ``routes.parquet``."""
+    write_results(directory, found.results)
+    write_json(directory / "routing.json", found.metrics())
+    write_table(directory / "routes.parquet", found.routes)
 
 
 def abstention_auroc(model: RoutedModel, inside: Sequence[Sample], outside: Sequence[Sample]) -> float:

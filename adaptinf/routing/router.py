@@ -48,6 +48,11 @@ class Router(Protocol):
     kind: ClassVar[str]
     names: list[str]
 
+    @property
+    def flops(self) -> float:
+        """What routing has cost so far, by the counting model."""
+        ...
+
     def add_task(self, name: str, samples: Sequence[Sample]) -> None:
         """Learn one more task from samples of it (their answers are not read). Earlier samples are not needed again.
 
@@ -75,6 +80,11 @@ class FeatureRouter(ABC, Generic[Sees]):
             raise ConfigError(f"is {abstain}", item="abstain", remedy="give a share in [0, 1), or None")
         self.encoder, self.abstain = encoder, abstain
         self.names: list[str] = []
+
+    @property
+    def flops(self) -> float:
+        """The encoder's; what comes after it is a few products of short vectors."""
+        return self.encoder.flops
 
     def add_task(self, name: str, samples: Sequence[Sample]) -> None:
         if name in self.names:

@@ -28,16 +28,21 @@ def save_router(router: FeatureRouter, directory: Path) -> None:
     """
     if is_complete(directory):
         raise ConfigError("a router is there", item=str(directory), remedy="save into another directory")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with create(directory, {"kind": f"router/{router.kind}"}) as staging:
+        write_router(router, staging)
+
+
+def write_router(router: FeatureRouter, directory: Path) -> None:
+    """The two files of a router, into a directory that is or will be an artefact."""
     description = {
         "kind": router.kind,
         "names": router.names,
         "settings": router.settings(),
         "encoders": {mode: encoder.identity() for mode, encoder in _encoders(router).items()},
     }
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with create(directory, {"kind": f"router/{router.kind}"}) as staging:
-        write_json(staging / DESCRIPTION, description)
-        write_tensors(staging / TENSORS, router.state())
+    write_json(directory / DESCRIPTION, description)
+    write_tensors(directory / TENSORS, router.state())
 
 
 def load_router(directory: Path, encoder: Identified, pictures: PictureEncoder | None = None) -> FeatureRouter:

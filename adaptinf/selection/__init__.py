@@ -12,7 +12,7 @@ from adaptinf.selection.ccs import ccs_sample
 from adaptinf.selection.cluster import Clustering, cluster
 from adaptinf.selection.dedup import DedupResult, dedup
 from adaptinf.selection.pool import Needs, Pool, Selection
-from adaptinf.selection.pruning import PruneResult, prune
+from adaptinf.selection.pruning import PruneResult, keep_none, prune
 from adaptinf.selection.scorer_choice import ScorerChoice, choose_scorer
 from adaptinf.selection.scorers import DEFAULT_SCORERS, Scorer
 from adaptinf.selection.selector import Selector, make_selector, register_selector, selector_names
@@ -38,6 +38,7 @@ __all__ = [
     "choose_scorer",
     "cluster",
     "dedup",
+    "keep_none",
     "make_selector",
     "prune",
     "register_selector",

@@ -36,6 +36,12 @@ class PruneResult:
     reason: list[str]
 
 
+def keep_none(n: int) -> PruneResult:
+    """The result of giving up all of ``n`` samples, near-duplicates or not."""
+    none = np.full(n, -1, np.int64)
+    return PruneResult(np.zeros(n, bool), none, np.full(n, np.nan), ["the adapter holds what was learned of it"] * n)
+
+
 def prune(
     table: pa.Table,
     embeddings: ArrayLike,

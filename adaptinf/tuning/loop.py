@@ -1,8 +1,9 @@
 """The lifelong loop as a state machine.
 
-At each arrival: features of the pool, selection, training, evaluation, pruning. Every arrow writes one artefact (see
-docs/architecture.md, "The run directory") and reads only artefacts, the data and the base model; an arrow whose
-artefact is complete is not run again. So a run killed anywhere continues where it died and ends with the same bytes.
+At each arrival: features of the pool, selection, training, routing (strategy switch), evaluation, pruning. Every arrow
+writes one artefact (see docs/architecture.md, "The run directory") and reads only artefacts, the data and the base
+model; an arrow whose artefact is complete is not run again. So a run killed anywhere continues where it died and ends
+with the same bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,13 @@ from adaptinf.data.stream import draw
 from adaptinf.errors import ConfigError, EmptyTaskError, IdentityError
 from adaptinf.evaluation import evaluate_stream, write_results
 from adaptinf.models import load_model, save_adapter
-from adaptinf.selection import Pool, prune
+from adaptinf.routing import RoutedModel
+from adaptinf.routing.configured import ConfiguredRouting
+from adaptinf.routing.evaluation import evaluate_routed, write_routed
+from adaptinf.routing.routed import write_routed_model
+from adaptinf.routing.router import FeatureRouter
+from adaptinf.routing.saving import write_router
+from adaptinf.selection import Pool, keep_none, prune
 from adaptinf.store import (
     create,
     digest,
@@ -61,7 +68,7 @@ def run(config: RunConfig, out: Path | str | None = None) -> Path:
     return place
 
 
-def open_stream(config: RunConfig, quarantine: Path) -> tuple[TaskStream, list[Sample]]:
+def open_stream(config: RunConfig, quarantine: Path | None = None) -> tuple[TaskStream, list[Sample]]:
     """The stream of a run, and what its preset is pre-trained on (nothing for other models).
 
     Raises what reading raises, and ConfigError where ``model.pretrain.tasks`` names a task of the stream.
@@ -111,14 +118,19 @@ class Loop:
         self.adapters: dict[int, Path] = {}
         self.n_trained: Counter[str] = Counter()
         self.measured: Path | None = None
+        self._routing: ConfiguredRouting | None = None
+        self._experts: dict[str, Path] = {}
         self.lineage = Lineage(
-            config, lambda: load_model(config.model, pretraining=pretraining, cache=cache), self.adapters
+            config,
+            self.strategy.carry,
+            lambda: load_model(config.model, pretraining=pretraining, cache=cache),
+            self.adapters,
         )
         self._parent = digest({"config": _identity(config), "stream": stream.fingerprint()})
 
     def run(self) -> None:
         self._describe_stream()
-        base = self.place / "steps" / "00_base" / "evaluation"
+        base = self._place(0) / "evaluation"
         if not is_complete(base):
             self.lineage.after(0)  # making the model (a preset is pre-trained) is no part of the evaluation's time
         self._stage(base, lambda to: self._evaluate(to, 0))
@@ -126,17 +138,19 @@ class Loop:
         n_seen = 0
         for number, task in enumerate(self.stream, start=1):
             new = [sample.id for sample in task.train]
-            n_seen += len(new)
-            step = Step(number, self.place / "steps" / f"{number:02d}_{task.name}", pool + new, set(new), n_seen)
+            n_seen = len(new) if self.strategy.routed else n_seen + len(new)
+            step = Step(number, self._place(number), pool + new, set(new), n_seen)
             if self.strategy.trains_at(number, len(self.stream)):
                 pool = self._step(step)
             else:
                 pool = step.pool
+        if self.strategy.routed:
+            self._stage(self.place / "routed", self._deploy)
         result = outcome(self.config, self.stream, self.place)
         replace_file(self.place / "metrics.json", json_bytes(result))
 
     def _step(self, step: Step) -> list[str]:
-        """The five arrows of one arrival; returns the pool that it leaves."""
+        """The arrows of one arrival; returns the pool that it leaves."""
         place = step.place
         if self._needs_features():
             self._stage(place / "features", lambda to: self._extract(to, step))
@@ -145,6 +159,9 @@ class Loop:
         self.n_trained.update(read_selection(place / "selection"))
         self._stage(place / "training", lambda to: self._train(to, step))
         self.adapters[step.number] = place / "training" / "adapter"
+        self._experts[self.stream[step.number - 1].name] = self.adapters[step.number]
+        if self.strategy.routed:
+            self._stage(place / "routing", lambda to: self._learn_to_route(to, step))
         self._stage(place / "evaluation", lambda to: self._evaluate(to, step.number))
         self._stage(place / "pool", lambda to: self._prune(to, step))
         table = read_table(place / "pool" / "pool.parquet")
@@ -221,20 +238,47 @@ class Loop:
         write_json(to / "counters.json", counters)
         return flops, result.n_samples
 
+    def _learn_to_route(self, to: Path, step: Step) -> tuple[float, int]:
+        router = self._router(step.number - 1)
+        before, task = router.flops, self.stream[step.number - 1]
+        router.add_task(task.name, task.train)
+        write_router(router, to)
+        return router.flops - before, len(task.train)
+
+    def _router(self, step: int) -> FeatureRouter:
+        """The router as that step left it. It looks through the bare base, which is the same object at every step."""
+        base = self.lineage.bare()
+        if self._routing is None:
+            self._routing = ConfiguredRouting(self.config, base, self._experts)
+        return self._routing.load(self._place(step) / "routing") if step else self._routing.new()
+
+    def _deploy(self, to: Path) -> tuple[float, int]:
+        write_routed_model(to, self.config, self._router(len(self.stream)), self._experts)
+        return 0.0, len(self._experts)
+
     def _evaluate(self, to: Path, step: int) -> tuple[float, int]:
         evaluation = self.config.evaluation
-        results = evaluate_stream(
-            self.lineage.after(step),
-            self._evaluated(step),
-            limit=evaluation.limit,
-            batch_size=evaluation.batch_size,
-            seed=stage_seed(self.config.seed, 0, "evaluation"),
-            nll=evaluation.nll,
-            on_error=self.config.model.on_long,
-            prompts_together=evaluation.prompts_together,
-        )
-        write_results(to, results)
-        return sum(result.flops for result in results), sum(result.n for result in results)
+        settings: dict[str, Any] = {
+            "limit": evaluation.limit,
+            "batch_size": evaluation.batch_size,
+            "seed": stage_seed(self.config.seed, 0, "evaluation"),
+            "nll": evaluation.nll,
+            "on_error": self.config.model.on_long,
+        }
+        if self.strategy.routed and step:
+            router = self._router(step)
+            model = RoutedModel(self.lineage.bare(), router)
+            for task, adapter in self._experts.items():
+                model.add_adapter(task, adapter)
+            found = evaluate_routed(model, self._evaluated(step), **settings)
+            write_routed(to, found)
+            results, flops = found.results, found.flops
+        else:
+            together = evaluation.prompts_together
+            lm, tasks = self.lineage.after(step), self._evaluated(step)
+            results, flops = evaluate_stream(lm, tasks, **settings, prompts_together=together), 0.0
+            write_results(to, results)
+        return flops + sum(result.flops for result in results), sum(result.n for result in results)
 
     def _evaluated(self, step: int) -> Sequence[TaskDataset]:
         tasks, last = self.stream.tasks, len(self.stream)
@@ -246,7 +290,7 @@ class Loop:
     def _prune(self, to: Path, step: Step) -> tuple[float, int]:
         decisions = read_table(step.place / "selection" / "decisions.parquet")
         size = self.strategy.pool_size(step.n_seen, len(decisions))
-        pruned = None
+        pruned = keep_none(int((~decisions["dropped"].to_numpy()).sum())) if self.strategy.routed else None
         if self.strategy.pool_budget is not None:
             features = Features.load(step.place / "features")
             assert features.hidden is not None  # the extraction of a strategy that prunes asks for it
@@ -295,7 +339,13 @@ class Loop:
         return bool(self.strategy.selector.needs()) or self.strategy.pool_budget is not None
 
     def _trained_before(self, step: Step) -> int:
+        """The step whose model the next one is trained from; 0 for a routed strategy, which starts from the base."""
+        if self.strategy.routed:
+            return 0
         return max((number for number in self.adapters if number < step.number), default=0)
+
+    def _place(self, step: int) -> Path:
+        return self.place / "steps" / f"{step:02d}_{self.stream[step - 1].name if step else 'base'}"
 
     def _stage(self, path: Path, work: Callable[[Path], tuple[float, int]]) -> None:
         """One arrow: run ``work`` unless its artefact is complete. Each names its parent, so that they form a chain."""

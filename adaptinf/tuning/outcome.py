@@ -15,7 +15,7 @@ from adaptinf.data import TaskStream
 from adaptinf.evaluation import continual_metrics, metric_versions
 from adaptinf.store import is_complete, read_json, read_table
 
-STAGES = ("features", "selection", "training", "evaluation", "pool")
+STAGES = ("features", "selection", "training", "routing", "evaluation", "pool")
 PACKAGES = ("torch", "transformers", "peft", "numpy", "pyarrow", "tokenizers")
 
 
@@ -29,6 +29,7 @@ def outcome(config: RunConfig, stream: TaskStream, place: Path) -> dict[str, Any
     metrics = continual_metrics(
         scores[1:], zero_shot=scores[0], reference="learned", weights=[len(task.test) for task in stream]
     )
+    routing = steps[-1] / "evaluation" / "routing.json"
     n_pool, n_selected, n_after = zip(*(_counts(step) for step in steps[1:]), strict=True)
     return {
         "strategy": config.strategy,
@@ -37,6 +38,7 @@ def outcome(config: RunConfig, stream: TaskStream, place: Path) -> dict[str, Any
         "nll_matrix": nll,
         "metrics": metrics,
         **metrics,
+        **({"routing": read_json(routing)} if routing.exists() else {}),
         **{unit: _costs(steps, unit, n_pool, n_selected) for unit in ("seconds", "cpu_seconds", "flops")},
         "n_selected": n_selected,
         "n_pool": n_pool,

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from adaptinf.config import UNBUDGETED, RunConfig
 from adaptinf.errors import BudgetError, ConfigError
 from adaptinf.selection import Selector, make_selector
+from adaptinf.tuning.lineage import Carry
 
 LITE_POOL_BUDGET = 0.5
 """LITE prunes always; this is its pool, as a share of all samples so far, where the configuration names none."""
 
-STRATEGIES = ("sequential", "multitask", "random_replay", "paper", "released", "lite")
+STRATEGIES = ("sequential", "multitask", "random_replay", "paper", "released", "lite", "switch")
 
 _SELECTORS = {"sequential": "new_only", "multitask": "full", "random_replay": "random"}
 
@@ -19,20 +20,24 @@ _SELECTORS = {"sequential": "new_only", "multitask": "full", "random_replay": "r
 @dataclass(frozen=True)
 class Strategy:
     """``budgeted``: selects ``config.budget`` samples a step, else all that it selects from. ``only_last``: trains
-    once, at the last arrival (joint training). ``pool_budget``: size the pool is pruned to after a step, None
-    keeps all."""
+    once, at the last arrival (joint training). ``routed``: an adapter for every task, trained from the frozen base on
+    its own samples alone, of which none stays in a pool. ``pool_budget``: size the pool is pruned to after a step, None
+    keeps all. ``carry``: what the adapter of a step starts from."""
 
     name: str
     selector: Selector
     budgeted: bool
     only_last: bool
+    routed: bool
     pool_budget: float | int | None
+    carry: Carry
 
     def trains_at(self, step: int, steps: int) -> bool:
         return step == steps or not self.only_last
 
     def budget(self, wanted: float | int, n_seen: int, n_pool: int) -> int:
-        """Samples to select: a share is one of all samples that have arrived, never more than the pool holds.
+        """Samples to select: a share is one of the ``n_seen`` samples that could be chosen had none been given up (a
+        routed strategy's: of the arriving dataset), never more than the pool holds.
 
         Raises BudgetError for a whole number larger than the pool.
         """
@@ -63,21 +68,44 @@ def make_strategy(config: RunConfig) -> Strategy:
     - ``rehearsal``, ``instructalign``: that and ``selection.rehearsal`` older samples, of each task or of all;
     - ``multitask``: everything that ever arrived, trained on once at the end (the joint reference);
     - ``random_replay``: ``budget`` samples drawn uniformly from the pool;
-    - ``paper``, ``released``, ``lite``: Adapt-inf, see :mod:`adaptinf.selection`; ``lite`` always prunes.
+    - ``paper``, ``released``, ``lite``: Adapt-inf, see :mod:`adaptinf.selection`; ``lite`` always prunes;
+    - ``switch``: SwitchCIT, an adapter for every task and a router (``config.routing``); ``routing.selector`` chooses
+      what of its task an adapter is trained on.
     """
-    name = config.strategy
-    selector = make_selector(_SELECTORS.get(name, name), config.selection)
-    unbudgeted = name in UNBUDGETED
+    name, routed = config.strategy, config.strategy == "switch"
+    chosen = config.routing.selector if routed else name
+    selector = make_selector(_SELECTORS.get(chosen, chosen), config.selection)
+    unbudgeted = chosen in UNBUDGETED
     for key in ("new_share", "text_share"):
         if unbudgeted and getattr(config.selection, key) is not None:
             raise ConfigError(
                 f"has no effect on {name}, which asks no budget", item=f"selection.{key}", remedy="leave it out"
             )
     pool_budget = config.pruning.pool_budget
-    if name in _SELECTORS and pool_budget is not None:
+    if (routed or name in _SELECTORS) and pool_budget is not None:
         raise ConfigError(
             f"has no effect on {name}, which keeps no clustered pool", item="pruning.pool_budget", remedy="leave it out"
         )
+    if routed and config.training.regulariser != "none":
+        raise ConfigError(
+            "keeps an adapter near earlier ones, and those of switch have nothing in common",
+            item=f"training.regulariser={config.training.regulariser}",
+            remedy="leave it out",
+        )
+    if routed and config.evaluation.prompts_together > 1:
+        raise ConfigError(
+            "puts requests into one prompt that switch may route apart",
+            item="evaluation.prompts_together",
+            remedy="leave it out",
+        )
     if name == "lite" and pool_budget is None:
         pool_budget = LITE_POOL_BUDGET
-    return Strategy(name, selector, not unbudgeted, name == "multitask", pool_budget)
+    return Strategy(
+        name,
+        selector,
+        budgeted=not unbudgeted,
+        only_last=name == "multitask",
+        routed=routed,
+        pool_budget=pool_budget,
+        carry="fresh" if routed else config.training.carry_lora,
+    )

@@ -24,7 +24,7 @@ HALVED = (
     "adaptinf pruning.pool_budget=0.5 pruning.keep=greedy pruning.within=group features.refresh=arrival",
 )
 """Strategies that keep half of the pool: by what is alike in their clusters, and in the groups that the data name."""
-BUDGETS = (0.25, 0.125, 0.05, 0.5)
+BUDGETS = (0.125, 0.25, 0.05, 0.5)
 SEEDS, ORDERS = range(5), range(3)
 
 SCHEMA = pa.schema(

@@ -23,7 +23,7 @@ class Given:
     """An encoder that looks vectors up by the sample's id."""
 
     def __init__(self, vectors: dict[str, np.ndarray], name: str = "given") -> None:
-        self.vectors, self.name = vectors, name
+        self.vectors, self.name, self.flops = vectors, name, 0.0
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
         return torch.tensor(np.stack([self.vectors[sample.id] for sample in samples]), dtype=torch.float32)

@@ -25,12 +25,13 @@ class Told:
     kind: ClassVar[str] = "told"
 
     def __init__(self, table: dict[str, str]) -> None:
-        self.table, self.names = table, ["a", "b"]
+        self.table, self.names, self.flops = table, ["a", "b"], 0.0
 
     def add_task(self, name: str, samples: Sequence[Sample]) -> None:
         raise NotImplementedError
 
     def predict(self, samples: Sequence[Sample]) -> Routes:
+        self.flops += 7.0 * len(samples)
         tasks = [self.table.get(sample.id) for sample in samples]
         probabilities = np.array([[0.9, 0.1] if task == "a" else [0.2, 0.8] for task in tasks])
         return Routes(tasks, self.names, probabilities, np.array([len(sample.prompt) for sample in samples], float))
@@ -85,6 +86,7 @@ def test_metrics_of_the_routes(model: RoutedModel) -> None:
     assert metrics["confusion"]["b"] == {"a": 1, "b": 3, "base": 1}
     # of 9 settled routes five at 0.9 (4 right) and four at 0.8 (3 right)
     assert metrics["ece"] == pytest.approx((abs(5 * 0.9 - 4) + abs(4 * 0.8 - 3)) / 9)
+    assert metrics["flops_per_request"] == 7.0
     routed, oracle = (np.mean([one.score for one in results]) for results in (found.results, found.oracle))
     assert metrics["oracle_gap"] == pytest.approx(oracle - routed)
     assert found.routes.column_names == ["id", "task", "routed", "confidence", "novelty"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from adaptinf.config import RunConfig, from_dict
+from adaptinf.tuning import run
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +43,9 @@ def tiny_config(tiny_cache: Path) -> Callable[..., RunConfig]:
         return from_dict(RunConfig, base)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def switched(tiny_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of strategy switch."""
+    return run(tiny_config(strategy="switch"), tmp_path_factory.mktemp("switch") / "run")

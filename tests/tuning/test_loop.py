@@ -60,7 +60,7 @@ def test_a_run_is_complete_and_its_budgets_are_exact(
         if i + 1 not in trained:
             continue
         pool, selected = metrics["n_pool"][i], metrics["n_selected"][i]
-        if strategy == "sequential":
+        if strategy in ("sequential", "switch"):
             assert selected == n_train[i]
         elif strategy == "multitask":
             assert selected == pool == seen[-1]
