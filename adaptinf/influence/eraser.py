@@ -53,7 +53,9 @@ class Solving:
     ``damping`` is the weight decay of the objective, or what makes H positive definite. ``form`` and ``mean``: see the
     module. ``method``: ``cg`` takes one pass over the samples an iteration, ``minibatch`` two an epoch, ``exact`` one a
     parameter, for some thousand of them. ``tolerance`` is the relative residual of the first two, ``max_iterations``
-    bounds their iterations or epochs. ``batch_size`` bounds memory alone: the graph of one batch's gradient.
+    bounds their iterations or epochs. ``batch_size`` bounds memory alone: the graph of one batch's gradient, or, with
+    ``keep_graphs``, those of all batches. Every iteration but the first then costs a second backward pass alone, no
+    forward and no first one: for an adapter of the last layers a small part of a pass.
     """
 
     damping: float
@@ -63,6 +65,7 @@ class Solving:
     tolerance: float = 1e-3
     max_iterations: int = 100
     batch_size: int = 8
+    keep_graphs: bool = False
 
     def __post_init__(self) -> None:
         if self.form not in ("newton", "paper"):
@@ -201,7 +204,8 @@ class _Samples:
     def products(self, parameters: Sequence[torch.nn.Parameter]) -> tuple[list[Product], list[float]]:
         """Of each batch the product with the Hessian of its mean loss, and its share of the weight."""
         whole = self.weight(self.encoded)
-        found = [hvp(partial(self._mean, batch), parameters) for batch in self.batches]
+        keep = self.solving.keep_graphs
+        found = [hvp(partial(self._mean, batch), parameters, keep_graph=keep) for batch in self.batches]
         return found, [self.weight(batch) / whole for batch in self.batches]
 
     def _mean(self, batch: Sequence[Encoded]) -> Tensor:

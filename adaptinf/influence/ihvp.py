@@ -38,20 +38,29 @@ class Solution:
     residual: float
 
 
-def hvp(loss: Callable[[], Tensor], parameters: Sequence[Tensor]) -> Product:
+def hvp(loss: Callable[[], Tensor], parameters: Sequence[Tensor], *, keep_graph: bool = False) -> Product:
     """The product with the Hessian of ``loss()`` over ``parameters``, flattened and put together in their order.
 
     ``H v = d<dL/dp, v>/dp``: the gradient is differentiable (it has a graph of its own), so no factor is lost or won. A
-    call runs the loss and its gradient once and one backward pass a row. What the loss does not depend on has rows of
-    zeros.
+    call runs the loss and its gradient once and one backward pass a row. With ``keep_graph`` only the first call runs
+    the loss; its graph stays in memory as long as the product does, and the parameters must stay as they are (autograd
+    raises RuntimeError where they do not). What the loss does not depend on has rows of zeros.
 
     Source: Pearlmutter 1994.
     """
+    kept: list[Tensor] = []
+
+    def slope() -> Tensor:
+        if kept:
+            return kept[0]
+        with torch.enable_grad():
+            gradient = flat(torch.autograd.grad(loss(), parameters, create_graph=True, materialize_grads=True))
+        if keep_graph:
+            kept.append(gradient)
+        return gradient
 
     def product(rows: Tensor) -> Tensor:
-        with torch.enable_grad():
-            slopes = torch.autograd.grad(loss(), parameters, create_graph=True, materialize_grads=True)
-            gradient = flat(slopes)
+        gradient = slope()
         if not gradient.requires_grad:  # a loss that is linear in the parameters
             return torch.zeros_like(rows)
         found = [

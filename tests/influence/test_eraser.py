@@ -235,6 +235,26 @@ def test_neither_batches_nor_order_nor_padding_change_an_edit(make_lm: MakeLm) -
         assert float((entries(edit) - first).norm()) < 1e-4 * float(first.norm())
 
 
+def test_kept_graphs_save_forward_passes_and_change_nothing(make_lm: MakeLm, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = adapted(make_lm)
+    samples = make_samples(6)
+    plain, called = lm.answer_nll, []
+
+    def counting(*args, **options):
+        called.append(args)
+        return plain(*args, **options)
+
+    monkeypatch.setattr(lm, "answer_nll", counting)
+    edits, calls = [], []
+    for keep in (False, True):
+        called.clear()
+        edits.append(remove(lm, samples[:2], samples[2:], Solving(2.0, batch_size=2, keep_graphs=keep)))
+        calls.append(len(called))
+    assert torch.equal(entries(edits[0]), entries(edits[1]))
+    gradients, batches = 3, 2
+    assert calls == [gradients + batches * (edits[0].iterations + 1), gradients + batches]  # and one to check
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_an_edited_adapter_is_a_peft_directory(make_lm: MakeLm, tmp_path: Path, attention: str) -> None:
     lm = adapted(make_lm, attention=attention)
