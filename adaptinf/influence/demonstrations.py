@@ -37,6 +37,7 @@ def demonstration_influence(
     query_labels: Tensor,
     *,
     alpha: float,
+    penalty: bool = True,
     projection: Sketch | None = None,
 ) -> DemonstrationInfluence:
     """In-context learning seen as the ridge regression of labels on hidden states, and each row's influence in it.
@@ -50,7 +51,12 @@ def demonstration_influence(
         itself[i] = <grad_i, (K + alpha I)^-1 grad_i>
 
     So ``-test[j, i]`` is the derivative of ``1/2 |x_j^T w - y_j|^2 + alpha/2 |w|^2`` by the weight of the same loss of
-    demonstration i. ``projection`` sketches the states first, which keeps inner products in the mean (its k is DETAIL's
+    demonstration i. With ``penalty=False`` the gradients are ``x_i (x_i^T w - y_i)`` alone, as leaving a demonstration
+    out leaves the penalty where it is. It matters most for ``itself`` of n <= d demonstrations at a small alpha: with
+    ``G = (X X^T + alpha I)^-1`` and ``A = G Y`` it is ``alpha^2 |A_i|^2`` (``|A_i|^2 / (2 G_ii^2)`` is the loss of a
+    demonstration that was left out), but ``alpha^2 (|A|^2 - |A_i|^2)`` with the penalty: the other way round.
+
+    ``projection`` sketches the states first, which keeps inner products in the mean (its k is DETAIL's
     d', 1,000 there).
 
     Computed in float64, in the smaller of n and d. No gradient [d, c] is formed. The residuals of n <= d demonstrations
@@ -69,15 +75,16 @@ def demonstration_influence(
     else:
         w = ridge(x, y.T @ x, damping=alpha).T
         residuals = x @ w - y
+    share = alpha if penalty else 0.0
     solved = ridge(x, torch.cat([x, w.T]), damping=alpha)
     solved_x, solved_w = solved[: len(x)], solved[len(x) :].T  # (K + alpha I)^-1 of every x_i, and of w
 
     def influence(rows: Tensor, errors: Tensor) -> Tensor:
-        """<rows_j errors_j + alpha w, (K + alpha I)^-1 (x_i residuals_i + alpha w)> for all j and i."""
+        """<rows_j errors_j + share w, (K + alpha I)^-1 (x_i residuals_i + share w)> for all j and i."""
         first = (rows @ solved_x.T) * (errors @ residuals.T)
-        second = alpha * ((rows @ solved_w) * errors).sum(1)
-        third = alpha * ((solved_x @ w) * residuals).sum(1)
-        return first + second[:, None] + third + alpha**2 * (w * solved_w).sum()
+        second = share * ((rows @ solved_w) * errors).sum(1)
+        third = share * ((solved_x @ w) * residuals).sum(1)
+        return first + second[:, None] + third + share**2 * (w * solved_w).sum()
 
     return DemonstrationInfluence(influence(q, q @ w - targets), influence(x, residuals).diagonal().clone())
 
@@ -88,6 +95,7 @@ def detail(
     *,
     alpha: float,
     layer: int | None = None,
+    penalty: bool = True,
     projection: Sketch | None = None,
 ) -> DemonstrationInfluence:
     """The influence of every earlier turn of ``prompt`` on its last: ``test`` [1, n] and ``itself`` [n].
@@ -105,7 +113,7 @@ def detail(
     known = {answer: number for number, answer in enumerate(dict.fromkeys(answers))}
     labels = F.one_hot(torch.tensor([known[answer] for answer in answers], device=states.device), len(known)).double()
     return demonstration_influence(
-        states[:-1], labels[:-1], states[-1:], labels[-1:], alpha=alpha, projection=projection
+        states[:-1], labels[:-1], states[-1:], labels[-1:], alpha=alpha, penalty=penalty, projection=projection
     )
 
 

@@ -41,7 +41,7 @@ class Ranking:
 
 
 def targeted_influence(
-    pool: Features, query: Features, tasks: Sequence[str], *, method: Method = "less", relative_damping: float = 0.1
+    pool: Features, query: Features, tasks: Sequence[str], *, method: Method = "less", relative_damping: float = 1.0
 ) -> Ranking:
     """``score_i = max_t mean_{v in V_t} <u_i, z_v>`` over the tasks t of the query; ``tasks`` names that of each row.
 
@@ -52,7 +52,8 @@ def targeted_influence(
     ``sketched`` and ``datainf``: ``<z_i, (H + damping I)^-1 z_v>`` of the plain sketches: the first-order fall of the
     query's mean loss where sample i weighs more, with H the pool's empirical Fisher matrix, once in the eigenbasis of
     the sketches and once by DataInf's closed form, parameter by parameter where the sketches are (``per_parameter``).
-    ``relative_damping`` is theirs alone (:mod:`adaptinf.influence.ihvp`).
+    ``relative_damping`` is theirs alone (:mod:`adaptinf.influence.ihvp`); in sketches of some thousand columns 1 agrees
+    better with leaving one out than 0.1 (docs/influence.md).
 
     Raises DataError where there is no sketch or no row, IdentityError where the two were not measured alike,
     NonFiniteError naming a sample, ConfigError for anything else.

@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 from adaptinf.config import RunConfig
+from benchmarks.document import fill
 from benchmarks.quality.cells import run_cell
 from benchmarks.quality.goals import goals
 from benchmarks.quality.grid import GRIDS, cell_of, read, run_grid
@@ -94,11 +95,7 @@ def _again(rows: Path, count: int, data: Path, cache: Path) -> int:
 def _report(rows: Path, document: Path, page_file: Path) -> int:
     done = read(rows)
     summaries, found = summarise(done), goals(done)
-    text = document.read_text(encoding="utf-8")
-    if FIRST not in text or LAST not in text:
-        raise SystemExit(f"{document} has no place for the tables: put {FIRST!r} and {LAST!r} into it")
-    before, after = text.split(FIRST)[0], text.split(LAST)[1]
-    document.write_text(f"{before}{FIRST}\n\n{markdown(summaries, found)}\n{LAST}{after}", encoding="utf-8")
+    fill(document, FIRST, LAST, markdown(summaries, found))
     page_file.write_text(page(summaries, found), encoding="utf-8")
     return 0
 

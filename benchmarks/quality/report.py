@@ -8,6 +8,7 @@ from itertools import groupby
 
 import numpy as np
 
+from benchmarks.document import table
 from benchmarks.quality.goals import Goal, saved_share
 from benchmarks.quality.statistics import Estimate, Summary
 from benchmarks.quality.streams import STREAMS
@@ -39,13 +40,13 @@ _LEAD = (
 
 def markdown(summaries: Sequence[Summary], found: Sequence[Goal]) -> str:
     """The goals, and a table a stream and budget. Scores in percent, with 95 % intervals over seeds and orders."""
-    parts = [*_table(GOAL_COLUMNS, [_goal(goal) for goal in found]), ""]
+    parts = [*table(GOAL_COLUMNS, [_goal(goal) for goal in found]), ""]
     for (stream, budget), rows in _tables(summaries):
         parts += [f"### {stream}, {_budget(budget)}", "", *([leak, ""] if (leak := _leakage(rows)) else [])]
         plain, settings = _split(rows)
-        parts += [*_table(COLUMNS, [_cells(row) for row in plain]), ""]
+        parts += [*table(COLUMNS, [_cells(row) for row in plain]), ""]
         if settings:
-            parts += [*_table(SETTING_COLUMNS, [_setting(row) for row in settings]), ""]
+            parts += [*table(SETTING_COLUMNS, [_setting(row) for row in settings]), ""]
     return "\n".join(parts)
 
 
@@ -66,10 +67,6 @@ def page(summaries: Sequence[Summary], found: Sequence[Goal]) -> str:
 def _split(rows: Sequence[Summary]) -> tuple[list[Summary], list[Summary]]:
     """Strategies, and strategies with settings of their own, which are compared with the same without."""
     return [row for row in rows if " " not in row.strategy], [row for row in rows if " " in row.strategy]
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return ["| " + " | ".join(row) + " |" for row in (columns, ["---"] * len(columns), *rows)]
 
 
 def _html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

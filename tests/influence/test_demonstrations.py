@@ -56,6 +56,36 @@ def test_the_formulas(n: int, d: int, alpha: float) -> None:
     np.testing.assert_allclose(found.itself, wanted, rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.parametrize(("n", "d"), [(12, 5), (5, 12)])
+def test_without_the_penalty_the_gradients_are_the_losses_alone(n: int, d: int) -> None:
+    task, alpha = Task(n, d), 0.5
+    w = weights(task.x, task.y, alpha)
+    inverse = np.linalg.inv(task.x.T @ task.x + alpha * np.eye(d))
+    train, asked = (
+        [np.outer(x, x @ w - y) for x, y in zip(*rows, strict=True)]
+        for rows in ((task.x, task.y), (task.q, task.targets))
+    )
+    found = task.influence(alpha, penalty=False)
+    wanted = [[(a * (inverse @ b)).sum() for b in train] for a in asked]
+    np.testing.assert_allclose(found.test, wanted, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(found.itself, [(b * (inverse @ b)).sum() for b in train], rtol=1e-8, atol=1e-12)
+
+
+def test_few_demonstrations_contradict_where_the_penalty_is_left_out() -> None:
+    """Fewer than dimensions, at the published alpha: the formula's order is turned round by its penalty."""
+    alpha, n = 1e-9, 8
+    task = Task(n, 30)
+    inverse = np.linalg.inv(task.x @ task.x.T + alpha * np.eye(n))
+    dual = ((inverse @ task.y) ** 2).sum(1)
+    np.testing.assert_allclose(task.influence(alpha, penalty=False).itself, alpha**2 * dual, rtol=1e-6)
+    np.testing.assert_allclose(task.influence(alpha).itself, alpha**2 * (dual.sum() - dual), rtol=1e-6)
+    apart = []
+    for i in range(n):
+        keep = np.arange(n) != i
+        apart.append(((task.x[i] @ weights(task.x[keep], task.y[keep], alpha) - task.y[i]) ** 2).sum() / 2)
+    np.testing.assert_allclose(apart, dual / inverse.diagonal() ** 2 / 2, rtol=1e-5)
+
+
 def test_they_are_derivatives() -> None:
     alpha, step = 0.5, 1e-4
     task = Task(9, 5)

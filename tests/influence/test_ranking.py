@@ -57,7 +57,8 @@ def test_datainf_goes_by_parameter_where_the_sketches_do() -> None:
     rng = np.random.default_rng(0)
     rows, query = rng.normal(size=(8, 6)), rng.normal(size=(2, 6))
     rows[:, 3:] *= 20
-    apart = targeted_influence(features(rows, parts=2), features(query, name="q", parts=2), ["t"] * 2, method="datainf")
+    pool, wanted_by = features(rows, parts=2), features(query, name="q", parts=2)
+    apart = targeted_influence(pool, wanted_by, ["t"] * 2, method="datainf", relative_damping=0.1)
     wanted = np.zeros(8)
     for columns in (slice(0, 3), slice(3, 6)):
         g, target = rows[:, columns], query[:, columns].mean(0)

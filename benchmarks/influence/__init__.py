@@ -1,0 +1,3 @@
+"""How close influence functions come to training again; see ``__main__``."""
+
+from __future__ import annotations
