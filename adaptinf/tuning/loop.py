@@ -264,6 +264,7 @@ class Loop:
             "seed": stage_seed(self.config.seed, 0, "evaluation"),
             "nll": evaluation.nll,
             "on_error": self.config.model.on_long,
+            "prompts_together": evaluation.prompts_together,
         }
         if self.strategy.routed and step:
             router = self._router(step)
@@ -274,9 +275,7 @@ class Loop:
             write_routed(to, found)
             results, flops = found.results, found.flops
         else:
-            together = evaluation.prompts_together
-            lm, tasks = self.lineage.after(step), self._evaluated(step)
-            results, flops = evaluate_stream(lm, tasks, **settings, prompts_together=together), 0.0
+            results, flops = evaluate_stream(self.lineage.after(step), self._evaluated(step), **settings), 0.0
             write_results(to, results)
         return flops + sum(result.flops for result in results), sum(result.n for result in results)
 
