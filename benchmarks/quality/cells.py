@@ -76,7 +76,7 @@ def _near_duplicates(place: Path, config: RunConfig) -> float | None:
         ids = np.array(table["id"].to_pylist())
         dropped |= set(ids[~stays].tolist())
         kept = set(ids[stays].tolist())
-    if not dropped:
+    if not dropped or not kept:  # a routed strategy keeps no pool
         return None
     with_kept = {groups[id] for id in kept if groups[id]}
     return sum(groups[id] in with_kept for id in dropped) / len(dropped)
