@@ -55,9 +55,8 @@ def _goal(name: str, wanted: str, found: Estimate, met: bool, unit: str) -> list
 def _routers(rows: list[Row]) -> list[str]:
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault(
-            tuple(str(row.get(key, "")) for key in ("router", "encoder", "pooling", "exemplars")), []
-        ).append(row)
+        kind = tuple(str(row.get(key, "")) for key in ("router", "encoder", "pooling", "exemplars"))
+        groups.setdefault(kind, []).append(row)
     columns = ("router", "sees", "exemplars", *(f"accuracy, {name}" for name in WORDINGS))
     columns += ("calibration error", "AUROC of foreign requests", "MFLOP a request", "ms a request")
     lines = []
@@ -67,10 +66,8 @@ def _routers(rows: list[Row]) -> list[str]:
             [router, f"{encoder} {pooling}".strip(), kept]
             + [_plus(estimate([row["accuracy"][name] for row in of])) for name in WORDINGS]
             + [_plus(estimate([row[key] for row in of]), digits) for key, digits in (("ece", 3), ("auroc", 3))]
-            + [
-                f"{estimate([row['flops'] for row in of]).mean / 1e6:.0f}",
-                f"{estimate([row['ms'] for row in of]).mean:.1f}",
-            ]
+            + [f"{estimate([row['flops'] / 1e6 for row in of]).mean:.0f}"]
+            + [f"{estimate([row['ms'] for row in of]).mean:.1f}"]
         )
     return table(columns, lines)
 

@@ -1,8 +1,9 @@
-"""Whole runs of strategy switch: what its routes cost against the true ones, and what later tasks do to earlier ones."""
+"""Whole runs of strategy switch: what its routes cost against the true ones, and what later tasks do to earlier."""
 
 from __future__ import annotations
 
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def measure(data: Path, seed: int, cache: Path) -> dict[str, Any]:
         routing = read_json(out / "metrics.json")["routing"]
         answers = [_answers(step) for step in sorted((out / "steps").glob("*_*/evaluation")) if _routed(step)]
     same = changed = 0
-    for one, other in zip(answers, answers[1:], strict=False):
+    for one, other in pairwise(answers):
         for id in one.keys() & other.keys():
             if one[id][0] == other[id][0]:
                 same, changed = same + 1, changed + (one[id][1] != other[id][1])
