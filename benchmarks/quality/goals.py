@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.quality.grid import HALVED
+from benchmarks.quality.grid import HALVED, ROUTED
 from benchmarks.quality.statistics import Estimate, estimate
 
 Row = dict[str, Any]
@@ -37,6 +37,7 @@ def goals(rows: Sequence[Row]) -> list[Goal]:
         *(one for preset in PRESETS for one in _quarter(found, preset)),
         *(one for stream in ("text", "multimodal") for one in _eighth(found, stream)),
         *(one for strategy in HALVED for one in _halved(found, strategy)),
+        *(_routed(found, strategy, budget) for strategy, budget in ROUTED),
         *_costs(found),
     ]
 
@@ -91,6 +92,23 @@ def _halved(found: dict[tuple[str, float, str], Runs], strategy: str) -> Iterato
         where + "near-duplicates of something kept among what it drops", "90 % or more", near, "{:.0f} %",
         lambda e: e.mean >= 90,
     )  # fmt: skip
+
+
+def _routed(found: dict[tuple[str, float, str], Runs], strategy: str, budget: float) -> Goal:
+    """Against the single adapter, joint training's too, that is nearest at any budget."""
+    about, wanted = f"`{strategy}`, multimodal: average accuracy", "above every single adapter's, and the interval too"
+    mine = found.get(("multimodal", budget, strategy), {})
+    ahead = {
+        f"{name} at {100 * share:g} %": estimate(_differences(mine, runs, "average_accuracy", 100))
+        for (stream, share, name), runs in found.items()
+        if stream == "multimodal" and not name.startswith("switch") and len(runs.keys() & mine.keys()) > 1
+    }
+    if not ahead:
+        return Goal(about, wanted, "not run", None)
+    nearest = min(ahead, key=lambda name: ahead[name].mean - ahead[name].half)
+    least = ahead[nearest]
+    met = all(one.mean - one.half > 0 for one in ahead.values())
+    return Goal(about, wanted, f"least minus `{nearest}`: {_show('{:+.1f} points', least)}, of {len(ahead)}", met)
 
 
 def _costs(found: dict[tuple[str, float, str], Runs]) -> Iterator[Goal]:

@@ -24,6 +24,13 @@ HALVED = (
     "adaptinf pruning.pool_budget=0.5 pruning.keep=greedy pruning.within=group features.refresh=arrival",
 )
 """Strategies that keep half of the pool: by what is alike in their clusters, and in the groups that the data name."""
+ROUTED = (
+    ("switch training.epochs=6.5", 1.0),
+    ("switch routing.selector=paper training.epochs=13.0", 0.5),
+    ("switch", 1.0),
+)
+"""An adapter a task and a router, with the budget of each: trained on all of a task, or on the half chosen of it. The
+first two train as many samples as a single adapter does at a quarter, the last as joint training does."""
 BUDGETS = (0.125, 0.25, 0.05, 0.5)
 SEEDS, ORDERS = range(5), range(3)
 
@@ -100,6 +107,13 @@ def ablation_rows() -> Iterator[Cell]:
             yield Cell("text", seed % len(ORDERS), seed, strategy, 0.125)
 
 
+def routed_rows() -> Iterator[Cell]:
+    """Strategy switch on the stream of twelve tasks, seed by seed."""
+    for seed in SEEDS:
+        for strategy, budget in ROUTED:
+            yield Cell("multimodal", seed % len(ORDERS), seed, strategy, budget)
+
+
 def rival_rows() -> Iterator[Cell]:
     """Every other selector, seed by seed, and the other budgets."""
     for budget in BUDGETS:
@@ -117,6 +131,7 @@ GRIDS: dict[str, Callable[[], Iterator[Cell]]] = {
     "main": main_rows,
     "rivals": rival_rows,
     "ablations": ablation_rows,
+    "routed": routed_rows,
 }
 
 

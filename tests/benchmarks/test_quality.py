@@ -266,6 +266,17 @@ def test_pruning_is_judged_against_the_same_unpruned() -> None:
         assert (named(found, HALVED[0], "minus").met, named(found, HALVED[0], "near").met) == met
 
 
+def test_routing_must_be_above_every_single_adapter_and_the_interval_too() -> None:
+    rows = multimodal("multitask", 1.0, [0.3, 0.3, 0.3]) + multimodal("random_replay", 0.25, [0.1, 0.3, 0.5])
+    assert named(goals(rows), "`switch`", "average").met is None
+    for scores, met in (([0.33, 0.34, 0.56], False), ([0.43, 0.44, 0.55], False), ([0.7, 0.8, 0.9], True)):
+        found = named(goals(rows + multimodal("switch", 1.0, scores)), "`switch`", "average")
+        assert found.met is met and found.found.endswith("of 2")
+    few = multimodal("paper", 0.5, [0.9])  # one run has no interval: it cannot be told from
+    assert named(goals(rows + few + multimodal("switch", 1.0, [0.7, 0.8, 0.9])), "`switch`", "average").met
+    assert {cell.strategy.split()[0] for cell in GRIDS["routed"]()} == {"switch"}
+
+
 def test_selecting_is_paid_from_what_it_saves() -> None:
     assert saved_share(15.0, 100.0, 0.5) == pytest.approx(0.15)
     assert saved_share(15.0, 100.0, 0.125) == pytest.approx(0.15 / 7)
