@@ -154,6 +154,12 @@ def test_overrides_are_read_by_the_type_of_the_key(key: str, text: str, expected
     assert type(value) is type(expected)
 
 
+def test_part_of_a_section_keeps_the_defaults_of_the_rest() -> None:
+    found = load_config({"routing": {"exemplars": 3}, "training": {"epochs": 2.0}})
+    assert found.routing == dataclasses.replace(RunConfig().routing, exemplars=3)
+    assert found.training == dataclasses.replace(RunConfig().training, epochs=2.0)
+
+
 def test_overrides_leave_the_rest() -> None:
     config = load_config({"training": {"batch_size": 3}}, {"training.steps": "4"})
     assert (config.training.batch_size, config.training.steps) == (3, 4)

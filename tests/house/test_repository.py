@@ -94,6 +94,17 @@ def documented_commands(repository: Path) -> list[str]:
     return [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
 
 
+def test_tests_that_documents_name_exist(repository: Path) -> None:
+    named = {
+        (match[1], match[2])
+        for document in (repository / "docs").glob("*.md")
+        for match in re.finditer(r"`(tests/[\w/]+\.py)::(\w+)`", document.read_text())
+    }
+    assert len(named) > 20
+    gone = [f"{file}::{name}" for file, name in sorted(named) if f"def {name}(" not in (repository / file).read_text()]
+    assert not gone
+
+
 def test_make_targets_of_the_readme_exist(repository: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (repository / "Makefile").read_text(), re.MULTILINE))
     used = [line.split()[1] for line in documented_commands(repository) if line.startswith("make ")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -122,6 +122,24 @@ def test_a_new_class_keeps_the_network_it_came_to(blobs: Blobs) -> None:
     for one, other in zip(grown, before, strict=True):
         assert torch.equal(one[: len(other)], other)
     assert len(router._rows) == 20  # ten vectors a task, and nothing else is kept
+
+
+def test_a_request_is_encoded_once(blobs: Blobs) -> None:
+    """The released code loads its encoder and encodes every exemplar anew for every batch of every epoch."""
+    samples, given = blobs(3)
+
+    class Counting(Given):
+        def __call__(self, requests: Sequence[Sample]) -> torch.Tensor:
+            seen.extend(one.id for one in requests)
+            return super().__call__(requests)
+
+    seen: list[str] = []
+    router = SwitchNetwork(Counting(given.vectors), exemplars=10, abstain=0.1)
+    for number, (name, own) in enumerate(samples.items(), start=1):
+        router.add_task(name, own)
+        assert len(seen) == len(set(seen)) == 10 * number  # never the earlier tasks' again
+    router.predict(samples["task0"])
+    assert len(seen) == 30 + len(samples["task0"])
 
 
 def test_tasks_weigh_the_same_however_many_exemplars_they_left(blobs: Blobs) -> None:
