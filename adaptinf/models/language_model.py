@@ -85,7 +85,7 @@ class LanguageModel:
         if not isinstance(head, nn.Linear) or not head.weight.is_floating_point():
             return None
         batch = self._probe([self._probe_ids(5)])
-        with torch.no_grad(), _evaluating(self.model):
+        with torch.no_grad(), evaluating(self.model):
             plain = head(self.hidden_states(batch))
             logits = self.logits(batch)
         return head if torch.equal(plain.float(), logits.float()) else None
@@ -101,7 +101,7 @@ class LanguageModel:
         ids = self._probe_ids(8)
         row = torch.tensor([ids], device=self.device)
         positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3]], device=self.device)
-        with torch.no_grad(), _evaluating(self.model):
+        with torch.no_grad(), evaluating(self.model):
             alone = torch.cat([self.logits(self._probe([part])) for part in (ids[:4], ids[4:])], 1).double()
             mixed = self.logits(self._probe([ids])).double()
             try:
@@ -303,12 +303,12 @@ def wrap(model: nn.Module, processor: Any, *, name: str = "", max_length: int | 
 
 @contextmanager
 def _answering(model: nn.Module) -> Iterator[None]:
-    with _evaluating(model), fused_layers(model):
+    with evaluating(model), fused_layers(model):
         yield
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Dropout off; every module's mode is as before afterwards."""
     before = {module: module.training for module in model.modules()}
     model.eval()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from adaptinf.data import Sample
 from adaptinf.models import Encoded, LanguageModel
+from adaptinf.models.language_model import evaluating
 
 Pooling = Literal["last", "mean"]
 
@@ -27,14 +28,15 @@ def each_prompt(
     batch_size: int,
     run: Callable[[list[Encoded]], Iterable[Tensor]],
 ) -> list[Tensor]:
-    """A tensor of each sample's prompt, in the order of the samples; ``run`` makes those of a batch."""
+    """A tensor of each sample's prompt, in the order of the samples; ``run`` makes those of a batch. Dropout is off."""
     lm.encoder.prepare(samples)
     prompts = [lm.encoder.encode_prompt(sample) for sample in samples]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].input_ids))
     rows: dict[int, Tensor] = {}
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        rows.update(zip(chosen, run([prompts[i] for i in chosen]), strict=True))
+    with evaluating(lm.model):
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            rows.update(zip(chosen, run([prompts[i] for i in chosen]), strict=True))
     return [rows[i] for i in range(len(prompts))]
 
 

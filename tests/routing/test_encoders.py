@@ -78,6 +78,19 @@ def test_an_adapter_changes_no_vector(llama: Llama, which: int) -> None:
     assert lm.model.active_adapters == ["default"]  # pyright: ignore[reportAttributeAccessIssue]
 
 
+@pytest.mark.parametrize("which", range(4))
+def test_a_model_in_training_gives_the_same_vectors(llama: Llama, which: int) -> None:
+    """Its dropout must not be seen, and it stays in training."""
+    lm = llama()
+    plain = encoders(lm)[which](REQUESTS)
+    for module in lm.model.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.5
+    lm.model.train()
+    assert torch.equal(encoders(lm)[which](REQUESTS), plain)
+    assert all(module.training for module in lm.model.modules())
+
+
 def test_identities_differ_where_vectors_do(llama: Llama) -> None:
     lm = llama()
     found = [HiddenEncoder(lm), HiddenEncoder(lm, layer=0), HiddenEncoder(lm, pooling="mean"), SketchEncoder(lm)]
