@@ -26,7 +26,7 @@ def test_any_step_is_found_again(tiny_config: Callable[..., RunConfig], tmp_path
 
     def lineage(adapters: dict[int, Path]) -> Lineage:
         load = lambda: load_model(config.model, pretraining=pretraining, cache=config.cache_dir)  # noqa: E731
-        return Lineage(config, load, adapters)
+        return Lineage(config, config.training.carry_lora, load, adapters)
 
     running = lineage({})
     expected = {0: logits(running.after(0))}
@@ -43,5 +43,8 @@ def test_any_step_is_found_again(tiny_config: Callable[..., RunConfig], tmp_path
     assert not torch.equal(expected[1], expected[2])
     for step in (2, 1, 2, 0, 1):  # in memory, out of order
         torch.testing.assert_close(logits(running.after(step)), expected[step], rtol=0, atol=0)
+    if carry != "merge":
+        torch.testing.assert_close(logits(running.bare()), expected[0], rtol=0, atol=0)
+        torch.testing.assert_close(logits(running.after(2)), expected[2], rtol=0, atol=0)
     resumed = lineage(dict(running.adapters))
     torch.testing.assert_close(logits(resumed.after(1)), expected[1], rtol=0, atol=0)
