@@ -44,10 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows.append(row)
             sys.stdout.write(json.dumps(row) + "\n")
             sys.stdout.flush()
-    rows.sort(key=lambda row: STUDIES.index(row["study"]))
-    options.rows.parent.mkdir(parents=True, exist_ok=True)
-    options.rows.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    fill(options.document, FIRST, LAST, markdown(rows))
+        rows.sort(key=lambda row: STUDIES.index(row["study"]))
+        options.rows.parent.mkdir(parents=True, exist_ok=True)
+        options.rows.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        fill(options.document, FIRST, LAST, markdown(rows))
     return 0
 
 

@@ -87,7 +87,7 @@ def _dispatch(rows: list[Row]) -> list[str]:
 def _cost(rows: list[Row]) -> list[str]:
     keys = ("route_ms", "answer_ms", "time_share", "flops_share")
     columns = ("seed", "routing, ms", "32 tokens, ms", "share of the time, %", "share of the operations, %")
-    return table(columns, [[str(row["seed"]), *(f"{row[key]:.3g}" for key in keys)] for row in rows])
+    return table(columns, [[str(row["seed"]), *(f"{row[key]:.4g}" for key in keys)] for row in rows])
 
 
 _TABLES: dict[str, Callable[[list[Row]], list[str]]] = {
