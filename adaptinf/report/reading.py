@@ -48,6 +48,7 @@ def read_run(run_dir: Path) -> RunView:
         finished=bool(summary),
         matrix=_matrix(summary.get("score_matrix"), [step.scores for step in steps], tasks),
         metrics=summary.get("metrics") or {},
+        routing=summary.get("routing") or {},
         seconds_total=_number((summary.get("seconds") or {}).get("total")),
         config=config,
         config_text=config_text,

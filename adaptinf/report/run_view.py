@@ -167,7 +167,8 @@ class RunView:
     """One run. ``matrix`` is [rows, tasks] float64: row 0 the base model, row i after step i, NaN where unmeasured.
 
     ``metrics`` holds the numbers of ``metrics.json`` by name (empty until the run is finished), ``seconds_total`` what
-    the run says it took in all, and ``quarantine`` the first lines of the quarantine, which has ``n_quarantined``.
+    the run says it took in all, ``routing`` what it says of its routes (empty without), and ``quarantine`` the first
+    lines of the quarantine, which has ``n_quarantined``.
     """
 
     path: Path
@@ -177,6 +178,7 @@ class RunView:
     finished: bool
     matrix: NDArray[np.float64]
     metrics: Mapping[str, Any]
+    routing: Mapping[str, Any]
     seconds_total: float
     config: Mapping[str, Any]
     config_text: str

@@ -156,6 +156,32 @@ def scorer_wins(run: RunView) -> list[Wins]:
     return rows
 
 
+@dataclass(frozen=True)
+class Routed:
+    """The test requests of a task, as (number, share) for each of ``routed_to``."""
+
+    task: str
+    cells: tuple[tuple[int, float], ...]
+
+
+def routed_to(run: RunView) -> list[str]:
+    """The columns of the confusion table: the tasks in the order of their arrival, then the base where it answered."""
+    answered = {name for row in run.routing["confusion"].values() for name, requests in row.items() if requests}
+    tasks = [task.name for task in run.tasks]
+    return [*tasks, *sorted(answered - set(tasks))]
+
+
+def confusion_rows(run: RunView) -> list[Routed]:
+    """The tasks that have test requests, in the order of their arrival."""
+    found = []
+    for task in run.tasks:
+        row = run.routing["confusion"].get(task.name, {})
+        if total := sum(row.values()):
+            cells = tuple((row.get(name, 0), row.get(name, 0) / total) for name in routed_to(run))
+            found.append(Routed(task.name, cells))
+    return found
+
+
 def level_of(share: float) -> int:
     """The shade of a share of one, of ``HEAT_LEVELS`` equal ones."""
     return round(min(max(share, 0.0), 1.0) * (HEAT_LEVELS - 1))

@@ -65,7 +65,8 @@ def run_lead(run: RunView) -> str:
     """What was done, for somebody who has never seen the tool."""
     model = run.model or "The model"
     intro = f"{model} is taught {'one task' if len(run.tasks) == 1 else f'{len(run.tasks)} tasks in a row'}."
-    what = f" At each step a dataset arrives and joins a pool, and {run.strategy} decides what to train on"
+    arrives = "joins a pool, and" if run.strategy != "switch" else "gets an adapter of its own, and"
+    what = f" At each step a dataset arrives and {arrives} {run.strategy} decides what to train on"
     meaning = f" ({STRATEGIES[run.strategy]})" if run.strategy in STRATEGIES else ""
     return f"{intro}{what}{meaning}. {_trained_sentence(run)}".strip()
 
@@ -98,10 +99,8 @@ def facts(run: RunView) -> list[tuple[str, str]]:
         ("Model", run.model),
         ("Strategy", run.strategy),
         ("Tasks", f"{len(run.tasks)}" + (f" ({', '.join(skills)})" if skills else "")),
-        ("Training budget", budget_text(run.budget)),
-        ("Pool", "keeps everything" if pruning is None else f"pruned to {_share_or_count(pruning)}")
-        if run.config
-        else ("", ""),
+        ("Training budget", budget_text(run)),
+        ("Pool", _pool_text(run, pruning) if run.config else ""),
         ("Seed", "" if run.seed is None else str(run.seed)),
         ("adaptinf", run.versions.get("adaptinf", "")),
         ("Directory", run.path.name),
@@ -119,8 +118,26 @@ def own_facts(run: RunView, runs: Sequence[RunView]) -> list[tuple[str, str]]:
     return [fact for fact in facts(run) if fact not in shared_facts(runs)]
 
 
-def budget_text(budget: float | int | None) -> str:
-    return "" if budget is None else f"{_share_or_count(budget)}, at each step"
+def budget_text(run: RunView) -> str:
+    """Empty for a strategy that asks no budget."""
+    if run.budget is None or _chooses_by(run) in UNBUDGETED:
+        return ""
+    return f"{_share_or_count(run.budget, 'the new' if run.strategy == 'switch' else 'all')}, at each step"
+
+
+def _pool_text(run: RunView, pruning: float | int | None) -> str:
+    if run.strategy == "switch":
+        return "keeps nothing: each adapter holds what was learned"
+    return "keeps everything" if pruning is None else f"pruned to {_share_or_count(pruning)}"
+
+
+def routing_sentence(run: RunView) -> str:
+    """How good the routes of the last evaluation were, and what wrong ones cost."""
+    routing = run.routing
+    return (
+        f"{percent(routing['routing_accuracy'])} of the test requests reached their own task's adapter at the end. "
+        f"Through the right adapters the average score would be {points(routing['oracle_gap'])} points higher."
+    )
 
 
 def tiles(run: RunView) -> list[Tile]:
@@ -286,9 +303,10 @@ def _ratio(part: int, whole: int) -> float:
     return part / whole if whole else math.nan
 
 
-def _share_or_count(value: float | int) -> str:
+def _share_or_count(value: float | int, of: str = "all") -> str:
     if isinstance(value, float):
-        return f"{decimal(100 * value, 1).removesuffix('.0')}\u00a0% of all samples so far"
+        samples = "all samples so far" if of == "all" else f"{of} samples"
+        return f"{decimal(100 * value, 1).removesuffix('.0')}\u00a0% of {samples}"
     return f"{count(value)} samples"
 
 

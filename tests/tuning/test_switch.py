@@ -15,6 +15,10 @@ from adaptinf.config import RunConfig
 from adaptinf.data import TaskStream
 from adaptinf.errors import ArtefactError, ConfigError, EmptyTaskError
 from adaptinf.models import LanguageModel, load_model
+from adaptinf.report import build_report
+from adaptinf.report.reading import read_run
+from adaptinf.report.tables import confusion_rows, routed_to
+from adaptinf.report.wording import routing_sentence
 from adaptinf.routing.measure import measure_routing
 from adaptinf.routing.routed import load_routed_model, read_routed_settings
 from adaptinf.store import read_json, read_table
@@ -68,6 +72,19 @@ def test_an_answer_through_the_same_route_is_the_same_at_every_later_step(switch
     both = answers[0].keys() & answers[1].keys()
     assert both and all(answers[0][id][0] == answers[1][id][0] for id in both)
     assert np.allclose(*([one[id][1] for id in sorted(both)] for one in answers), rtol=1e-5)
+
+
+def test_the_report_says_what_was_routed_where(switched: Path, tmp_path: Path) -> None:
+    page = build_report(switched, tmp_path / "report.html").read_text()
+    view = read_run(switched)
+    assert "Which adapter answered" in page and "keeps nothing" in page and "Training budget" not in page
+    assert routed_to(view) == [task.name for task in view.tasks]  # the base answered nothing
+    confusion = read_json(switched / "metrics.json")["routing"]["confusion"]
+    for row in confusion_rows(view):
+        assert [requests for requests, _ in row.cells] == [confusion[row.task][name] for name in routed_to(view)]
+        assert sum(share for _, share in row.cells) == pytest.approx(1)
+    accuracy = read_json(switched / "metrics.json")["routing"]["routing_accuracy"]
+    assert f"{100 * accuracy:.1f}" in routing_sentence(view)
 
 
 def test_no_sample_stays_in_a_pool(switched: Path) -> None:
