@@ -12,7 +12,7 @@ from adaptinf.data import Sample
 from adaptinf.errors import ConfigError
 from adaptinf.routing.calibration import softmax
 from adaptinf.routing.encoders import PictureEncoder, RequestEncoder
-from adaptinf.routing.router import FeatureRouter, encode
+from adaptinf.routing.router import FeatureRouter, encode, require_positive
 
 _MODES = ("text", "picture")
 
@@ -43,8 +43,7 @@ class AnchorRouter(FeatureRouter[RequestEncoder]):
         abstain: float | None = None,
     ) -> None:
         super().__init__(encoder, abstain=abstain)
-        if temperature <= 0:
-            raise ConfigError(f"is {temperature}", item="temperature", remedy="give a positive number")
+        require_positive(temperature=temperature)
         self.pictures, self.temperature = pictures, temperature
         self._sums: dict[str, list[NDArray[np.float64]]] = {mode: [] for mode in _MODES}
         self._counts: dict[str, list[int]] = {mode: [] for mode in _MODES}

@@ -19,7 +19,7 @@ from adaptinf.routing.adapters import Factors, load_factors
 from adaptinf.routing.calibration import softmax
 from adaptinf.routing.encoders import base_identity
 from adaptinf.routing.prompts import each_prompt, frozen, tokens_inside
-from adaptinf.routing.router import FeatureRouter, finite
+from adaptinf.routing.router import FeatureRouter, finite, require_positive
 from adaptinf.routing.saved_adapter import LowRank
 
 
@@ -108,8 +108,7 @@ class ArrowRouter(FeatureRouter[ModuleInputs]):
         abstain: float | None = None,
     ) -> None:
         super().__init__(encoder, abstain=abstain)
-        if temperature <= 0:
-            raise ConfigError(f"is {temperature}", item="temperature", remedy="give a positive number")
+        require_positive(temperature=temperature)
         self.adapters = {} if adapters is None else adapters
         self.temperature = temperature
         self.learns_from_samples = abstain is not None

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adaptinf.data import Sample
-from adaptinf.errors import ConfigError
 from adaptinf.routing.calibration import softmax
 from adaptinf.routing.encoders import RequestEncoder
-from adaptinf.routing.router import FeatureRouter, encode
+from adaptinf.routing.router import FeatureRouter, encode, require_positive
 
 _HELD = 5
 """Every so many-th sample of a task is kept from its autoencoder and sets its limit."""
@@ -46,9 +45,7 @@ class AutoencoderRouter(FeatureRouter[RequestEncoder]):
         seed: int = 0,
     ) -> None:
         super().__init__(encoder, abstain=abstain)
-        for name, value in (("hidden", hidden), ("steps", steps), ("learning_rate", learning_rate)):
-            if value <= 0:
-                raise ConfigError(f"is {value}", item=name, remedy="give a positive number")
+        require_positive(hidden=hidden, steps=steps, learning_rate=learning_rate)
         self.hidden, self.steps, self.learning_rate, self.seed = hidden, steps, learning_rate, seed
         self._coders: list[list[Tensor]] = []
         self._limits: list[float] = []

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptinf.data import Sample
-from adaptinf.errors import ConfigError
 from adaptinf.routing.calibration import softmax
 from adaptinf.routing.encoders import RequestEncoder
-from adaptinf.routing.router import FeatureRouter, encode
+from adaptinf.routing.router import FeatureRouter, encode, require_positive
 
 
 class NearestCentroidRouter(FeatureRouter[RequestEncoder]):
@@ -29,8 +28,7 @@ class NearestCentroidRouter(FeatureRouter[RequestEncoder]):
 
     def __init__(self, encoder: RequestEncoder, *, temperature: float = 0.1, abstain: float | None = None) -> None:
         super().__init__(encoder, abstain=abstain)
-        if temperature <= 0:
-            raise ConfigError(f"is {temperature}", item="temperature", remedy="give a positive number")
+        require_positive(temperature=temperature)
         self.temperature = temperature
         self._centroids: list[NDArray[np.float64]] = []
         self._limits: list[float] = []

@@ -157,3 +157,10 @@ def retain(samples: Sequence[Sample], exemplars: int | float, seed: int) -> list
     """
     count = max(1, int(exemplars * len(samples))) if isinstance(exemplars, float) else exemplars
     return sorted(samples, key=lambda sample: unit_hash(seed, "exemplar", sample.id))[:count]
+
+
+def require_positive(**settings: float) -> None:
+    """Raises ConfigError naming the first setting that is not above 0."""
+    for name, value in settings.items():
+        if value <= 0:
+            raise ConfigError(f"is {value}", item=name, remedy="give a positive number")

@@ -15,7 +15,7 @@ from adaptinf.data import Sample
 from adaptinf.errors import ConfigError
 from adaptinf.routing.calibration import fit_temperature, softmax
 from adaptinf.routing.encoders import RequestEncoder
-from adaptinf.routing.router import FeatureRouter, encode, retain
+from adaptinf.routing.router import FeatureRouter, encode, require_positive, retain
 
 _FOLDS = 5
 
@@ -53,9 +53,7 @@ class SwitchNetwork(FeatureRouter[RequestEncoder]):
         super().__init__(encoder, abstain=abstain)
         if exemplars <= 0 or (isinstance(exemplars, float) and exemplars > 1):
             raise ConfigError(f"is {exemplars}", item="exemplars", remedy="give a number >= 1 or a share in (0, 1]")
-        for name, value in (("hidden", hidden), ("steps", steps), ("learning_rate", learning_rate)):
-            if value <= 0:
-                raise ConfigError(f"is {value}", item=name, remedy="give a positive number")
+        require_positive(hidden=hidden, steps=steps, learning_rate=learning_rate)
         self.exemplars, self.hidden, self.steps, self.learning_rate = exemplars, hidden, steps, learning_rate
         self.seed = seed
         self.temperature, self.limit = 1.0, np.inf
